@@ -1,0 +1,92 @@
+//! Diagnostic trouble codes as records with a life: opened, still there, closed.
+
+use core::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A trouble code and who reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dtc {
+    /// SAE J1939-73: suspect parameter number and failure mode, from the controller at source address `sa`.
+    J1939 {
+        /// Source address of the controller, 0 to 253.
+        sa: u8,
+        /// Suspect parameter number, 19 bits.
+        spn: u32,
+        /// Failure mode identifier, 5 bits.
+        fmi: u8,
+    },
+    /// SAE J2012 / ISO 15031-6: the two bytes of an OBD-II code, from the ECU answering at CAN id `ecu`.
+    Obd {
+        /// CAN id of the ECU's responses (0x7E8 for the engine).
+        ecu: u32,
+        /// The code's two bytes, high byte first (0x0301 is P0301).
+        code: u16,
+    },
+}
+
+/// `SPN 980 FMI 9` or `P0301`.
+impl fmt::Display for Dtc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::J1939 { spn, fmi, .. } => write!(f, "SPN {spn} FMI {fmi}"),
+            Self::Obd { code, .. } => {
+                let system = ['P', 'C', 'B', 'U'][usize::from(code >> 14)];
+                write!(f, "{system}{}{:03X}", code >> 12 & 3, code & 0xFFF)
+            }
+        }
+    }
+}
+
+/// What happened to the code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DtcChange {
+    /// Seen for the first time in this boot, or again after it was closed.
+    Opened,
+    /// No longer in its controller's list of active codes.
+    Closed,
+}
+
+/// One change in the life of a trouble code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DtcRecord {
+    /// When the change was seen, microseconds since the Unix epoch, UTC.
+    pub timestamp_us: i64,
+    /// The code.
+    pub dtc: Dtc,
+    /// What happened to it.
+    pub change: DtcChange,
+    /// J1939 occurrence count, 0 to 126; 127 or `None`: not available.
+    pub occurrence_count: Option<u8>,
+    /// Malfunction indicator lamp lit, where the report says so.
+    pub mil_on: Option<bool>,
+}
+
+/// Values frozen when a code was set (OBD-II service 02, J1939 DM4, UDS 19 04).
+///
+/// The section exists from wire version 1 on; its sources come later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FreezeFrameHeader {
+    /// When it was read, microseconds since the Unix epoch, UTC.
+    pub timestamp_us: i64,
+    /// The code that froze it.
+    pub dtc: Dtc,
+    /// Frame number in the controller.
+    pub number: u8,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn obd_codes_print_as_on_a_scan_tool() {
+        let text = |code| Dtc::Obd { ecu: 0x7E8, code }.to_string();
+        assert_eq!(text(0x0301), "P0301");
+        assert_eq!(text(0x4123), "C0123");
+        assert_eq!(text(0x9ABC), "B1ABC");
+        assert_eq!(text(0xC100), "U0100");
+    }
+}

@@ -1,0 +1,73 @@
+//! The door for people and CI: `cargo xtask check`, `cargo xtask test`, `cargo xtask bench`.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command-line tool talks to its user on the terminal"
+)]
+
+mod bench;
+mod check;
+mod command;
+mod goals;
+mod install;
+mod suites;
+mod table;
+mod tally;
+
+use std::process::ExitCode;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Checks, tests and measures Convoy. Every command works from any folder of the workspace."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Formatting, clippy, documentation, the bare no_std build, licences and bans, tidy.
+    ///
+    /// Runs every step, also after one has failed, and exits 1 if any did. cargo-deny is built into
+    /// the target folder the first time (a few minutes).
+    Check,
+    /// Install what the suites need, run them, and end in a table of passed, failed, skipped, seconds.
+    #[command(after_help = suites::help())]
+    Test {
+        /// The suites to run, in the order of the list below; none means all of them.
+        #[arg(value_name = "SUITE", value_parser = PossibleValuesParser::new(suites::names()))]
+        suites: Vec<String>,
+    },
+    /// Measure, and print each metric beside its goal. A goal that is not met is not a failure.
+    #[command(after_help = bench::help())]
+    Bench {
+        /// The groups to measure; none means all of them.
+        #[arg(value_name = "GROUP", value_parser = PossibleValuesParser::new(bench::names()))]
+        groups: Vec<String>,
+        /// Print one JSON object a line instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let succeeded = match Arguments::parse().task {
+        Task::Check => check::run(),
+        Task::Test { suites } => suites::run(&suites),
+        Task::Bench { groups, json } => bench::run(&groups, json),
+    };
+    match succeeded {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

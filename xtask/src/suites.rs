@@ -1,0 +1,331 @@
+//! `cargo xtask test`: the table of suites, and how one after the other is run and counted.
+
+use std::fmt::Write as _;
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::command::{cargo, run_streaming, shown};
+use crate::table::{Align, render};
+use crate::tally::Tally;
+use crate::{check, install};
+
+/// What a suite wants to find before it starts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// The suite `build` has run and succeeded.
+    ReleaseBinaries,
+    /// Debian's Mosquitto, for the part that runs against a broker of its own.
+    Mosquitto,
+}
+
+/// How a suite is run.
+#[derive(Clone, Copy)]
+enum Run {
+    /// The steps of `cargo xtask check` but tidy.
+    Check,
+    /// Cargo commands, each counted as one step.
+    Steps(&'static [&'static [&'static str]]),
+    /// Cargo commands whose test binaries say how many tests passed.
+    Tests(&'static [&'static [&'static str]]),
+}
+
+struct Suite {
+    name: &'static str,
+    about: &'static str,
+    needs: &'static [Need],
+    run: Run,
+}
+
+const BUILD: &str = "build";
+
+/// In the order in which they run: what fails fastest comes first.
+const SUITES: &[Suite] = &[
+    Suite {
+        name: "check",
+        about: "formatting, clippy, documentation, bare build, licences and bans",
+        needs: &[],
+        run: Run::Check,
+    },
+    Suite {
+        name: "unit",
+        about: "unit, golden, scenario, property and documentation tests of every crate",
+        needs: &[],
+        run: Run::Tests(&[
+            &["test", "--no-fail-fast", "--workspace", "--exclude", "convoy-simulator"],
+            &["test", "-p", "convoy-simulator", "--lib"],
+        ]),
+    },
+    Suite {
+        name: "tidy",
+        about: "crate arrows, sizes, names and words of the source tree",
+        needs: &[],
+        run: Run::Tests(&[&["test", "-p", "convoy-simulator", "--test", "tidy"]]),
+    },
+    Suite {
+        name: BUILD,
+        about: "the release binaries that the suites below start",
+        needs: &[],
+        run: Run::Steps(&[&["build", "--release", "-p", "convoy", "-p", "convoy-agent"]]),
+    },
+    Suite {
+        name: "e2e",
+        about: "vehicle to customer with the real binaries, embedded broker and Mosquitto",
+        needs: &[Need::ReleaseBinaries, Need::Mosquitto],
+        run: Run::Tests(&[&["test", "--release", "-p", "convoy-simulator", "--test", "e2e"]]),
+    },
+    Suite {
+        name: "crash",
+        about: "kill -9 of agent, cloud and broker at random moments: nothing lost, nothing twice",
+        needs: &[Need::ReleaseBinaries, Need::Mosquitto],
+        run: Run::Tests(&[&["test", "--release", "-p", "convoy-simulator", "--test", "crash"]]),
+    },
+    Suite {
+        name: "demo",
+        about: "the demo starts, delivers, prints working commands and ends by itself",
+        needs: &[Need::ReleaseBinaries],
+        run: Run::Tests(&[&["test", "--release", "-p", "convoy-simulator", "--test", "demo"]]),
+    },
+];
+
+/// How one suite ended.
+struct Outcome {
+    name: &'static str,
+    tally: Tally,
+    seconds: f64,
+}
+
+/// The names that `cargo xtask test` takes.
+pub(crate) fn names() -> Vec<&'static str> {
+    SUITES.iter().map(|suite| suite.name).collect()
+}
+
+/// The list of suites below `cargo xtask test --help`.
+pub(crate) fn help() -> String {
+    let mut text = "Suites:\n".to_owned();
+    for suite in SUITES {
+        // Writing into a String cannot fail.
+        let _ = writeln!(text, "  {:<6} {}", suite.name, suite.about);
+    }
+    text.push_str(
+        "\ne2e and crash need Debian's mosquitto: it is installed with apt-get as root or through \
+         `sudo -n`.\nWhere that is not possible their Mosquitto part is skipped; with CI=true that \
+         is a failure.",
+    );
+    text
+}
+
+/// Runs the suites named in `wanted` (all, if empty) and prints the closing table; `false` if
+/// anything failed.
+///
+/// # Errors
+/// When cargo cannot be started.
+pub(crate) fn run(wanted: &[String]) -> Result<bool> {
+    let mut session = Session::default();
+    let mut outcomes = Vec::new();
+    for suite in selected(wanted) {
+        println!("\n== {}: {}", suite.name, suite.about);
+        let started = Instant::now();
+        let tally = session.run(suite)?;
+        let seconds = started.elapsed().as_secs_f64();
+        let verdict = if tally.failed == 0 { "passed" } else { "FAILED" };
+        println!("== {}: {verdict} in {seconds:.1} s", suite.name);
+        outcomes.push(Outcome { name: suite.name, tally, seconds });
+    }
+    let total = outcomes.iter().fold(Tally::default(), |mut total, outcome| {
+        total += outcome.tally;
+        total
+    });
+    println!("\n{}", closing_table(&outcomes));
+    for remark in &session.remarks {
+        println!("{remark}");
+    }
+    println!("{}", total.closing_line());
+    Ok(total.failed == 0)
+}
+
+/// The suites to run, in the order of the table; `build` comes with those that need it.
+fn selected(wanted: &[String]) -> Vec<&'static Suite> {
+    let named = |suite: &&Suite| wanted.is_empty() || wanted.iter().any(|name| name == suite.name);
+    let builds = SUITES.iter().filter(named).any(|suite| suite.needs.contains(&Need::ReleaseBinaries));
+    SUITES.iter().filter(|suite| named(suite) || (builds && suite.name == BUILD)).collect()
+}
+
+/// What the suites of one run know of each other.
+#[derive(Default)]
+struct Session {
+    build_failed: bool,
+    /// Asked for once; the reason if it is not to be had.
+    mosquitto: Option<Result<(), String>>,
+    /// Sentences about what was skipped or counted in an unusual way, repeated below the table.
+    remarks: Vec<String>,
+}
+
+impl Session {
+    fn run(&mut self, suite: &Suite) -> Result<Tally> {
+        if suite.needs.contains(&Need::ReleaseBinaries) && self.build_failed {
+            self.remark(format!("{}: skipped, because the release build failed", suite.name));
+            return Ok(Tally { skipped: 1, ..Tally::default() });
+        }
+        let mut tally = Tally::default();
+        let mut skip_mosquitto = false;
+        if suite.needs.contains(&Need::Mosquitto)
+            && let Err(reason) = self.mosquitto()
+        {
+            skip_mosquitto = true;
+            tally += self.without_mosquitto(suite.name, &reason);
+        }
+        tally += match suite.run {
+            Run::Check => check::steps()?,
+            Run::Steps(commands) => run_steps(commands)?,
+            Run::Tests(commands) => self.run_tests(suite.name, commands, skip_mosquitto)?,
+        };
+        if suite.name == BUILD {
+            self.build_failed = tally.failed > 0;
+        }
+        Ok(tally)
+    }
+
+    fn mosquitto(&mut self) -> Result<(), String> {
+        self.mosquitto
+            .get_or_insert_with(|| install::mosquitto().map_err(|error| format!("{error:#}")))
+            .clone()
+    }
+
+    /// A part that does not run is skipped in front of a person, and a failure in CI, where nobody
+    /// would notice it.
+    fn without_mosquitto(&mut self, suite: &str, reason: &str) -> Tally {
+        if std::env::var("CI").is_ok_and(|value| value == "true") {
+            self.remark(format!("{suite}: failed in CI, its Mosquitto part cannot run: {reason}"));
+            return Tally::step(false);
+        }
+        self.remark(format!("{suite}: its Mosquitto part is skipped: {reason}"));
+        Tally { skipped: 1, ..Tally::default() }
+    }
+
+    fn run_tests(&mut self, suite: &str, commands: &[&[&str]], skip_mosquitto: bool) -> Result<Tally> {
+        let mut tally = Tally::default();
+        for arguments in commands {
+            let mut command = cargo(arguments);
+            if skip_mosquitto {
+                command.env("CONVOY_SKIP_MOSQUITTO", "1");
+            }
+            println!("-- {}", shown(&command));
+            let mut counted = Tally::default();
+            let status = run_streaming(&mut command, |line| {
+                println!("{line}");
+                if let Some(result) = Tally::from_result_line(line) {
+                    counted += result;
+                }
+            })?;
+            if !status.success() && counted.failed == 0 {
+                self.remark(format!(
+                    "{suite}: `{}` ended with {status}: counted as one failure",
+                    shown(&command)
+                ));
+                counted.failed = 1;
+            }
+            tally += counted;
+        }
+        if tally.executed() == 0 {
+            self.remark(format!("{suite}: no test ran: counted as one failure"));
+            tally.failed = 1;
+        }
+        Ok(tally)
+    }
+
+    fn remark(&mut self, sentence: String) {
+        println!("{sentence}");
+        self.remarks.push(sentence);
+    }
+}
+
+fn run_steps(commands: &[&[&str]]) -> Result<Tally> {
+    let mut tally = Tally::default();
+    for arguments in commands {
+        let mut command = cargo(arguments);
+        println!("-- {}", shown(&command));
+        let status = run_streaming(&mut command, |line| println!("{line}"))?;
+        tally += Tally::step(status.success());
+    }
+    Ok(tally)
+}
+
+fn closing_table(outcomes: &[Outcome]) -> String {
+    let rows: Vec<Vec<String>> = outcomes
+        .iter()
+        .map(|Outcome { name, tally, seconds }| {
+            vec![
+                (*name).to_owned(),
+                tally.passed.to_string(),
+                tally.failed.to_string(),
+                tally.skipped.to_string(),
+                format!("{seconds:.1}"),
+            ]
+        })
+        .collect();
+    let header = [
+        ("suite", Align::Left),
+        ("passed", Align::Right),
+        ("failed", Align::Right),
+        ("skipped", Align::Right),
+        ("seconds", Align::Right),
+    ];
+    render(&header, &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn selected_names(wanted: &[&str]) -> Vec<&'static str> {
+        let wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
+        selected(&wanted).iter().map(|suite| suite.name).collect()
+    }
+
+    #[test]
+    fn no_name_selects_every_suite_in_order() {
+        let all = ["check", "unit", "tidy", "build", "e2e", "crash", "demo"];
+        assert_eq!(selected_names(&[]), all);
+        assert_eq!(names(), all);
+    }
+
+    #[test]
+    fn a_suite_that_starts_binaries_brings_the_build() {
+        assert_eq!(selected_names(&["demo"]), ["build", "demo"]);
+        assert_eq!(selected_names(&["crash", "unit"]), ["unit", "build", "crash"]);
+        assert_eq!(selected_names(&["tidy"]), ["tidy"]);
+    }
+
+    #[test]
+    fn suites_after_a_failed_build_are_skipped() {
+        let mut session = Session { build_failed: true, ..Session::default() };
+        let demo = SUITES.iter().find(|suite| suite.name == "demo").unwrap();
+        let expected = Tally { skipped: 1, ..Tally::default() };
+        assert_eq!(session.run(demo).unwrap(), expected);
+        assert_eq!(session.remarks, ["demo: skipped, because the release build failed"]);
+    }
+
+    #[test]
+    fn a_command_that_fails_without_a_result_line_is_one_failure() {
+        let mut session = Session::default();
+        let tally = session.run_tests("odd", &[&["no-such-command"]], false).unwrap();
+        assert_eq!(tally, Tally::step(false));
+    }
+
+    #[test]
+    fn a_suite_that_runs_no_test_is_one_failure() {
+        let mut session = Session::default();
+        let tally = session.run_tests("empty", &[&["--version"]], false).unwrap();
+        assert_eq!(tally, Tally::step(false));
+        assert_eq!(session.remarks, ["empty: no test ran: counted as one failure"]);
+    }
+
+    #[test]
+    fn the_table_has_a_row_a_suite() {
+        let tally = Tally { passed: 12, failed: 0, skipped: 1 };
+        let outcomes = [Outcome { name: "unit", tally, seconds: 61.25 }];
+        let expected = "suite  passed  failed  skipped  seconds\nunit       12       0        1     61.2\n";
+        assert_eq!(closing_table(&outcomes), expected);
+    }
+}
