@@ -8,7 +8,9 @@ use crate::{Position, RECORD_BYTES_MAX, SEGMENT_BYTES_MAX};
 pub enum OpenError {
     #[error("record_bytes_max is {0}: it must lie between 1 and {RECORD_BYTES_MAX}")]
     RecordBytesMax(u32),
-    #[error("segment_bytes_max is {given}: it must lie between {min}, which holds the largest record, and {SEGMENT_BYTES_MAX}")]
+    #[error(
+        "segment_bytes_max is {given}: it must lie between {min}, which holds the largest record, and {SEGMENT_BYTES_MAX}"
+    )]
     SegmentBytesMax { given: u64, min: u64 },
     #[error("segment log {} is in use by another process or opened twice: stop the other one first", dir.display())]
     Locked { dir: PathBuf },

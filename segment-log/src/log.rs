@@ -191,6 +191,7 @@ impl SegmentLog {
     /// Deletes the segments whose records all lie below `position`. When these are all records that exist,
     /// the active segment is rolled first, which costs three syncs: a caller that empties the log at each
     /// acknowledgement may rather wait until [`SegmentLog::bytes`] is worth it.
+    /// The deletion is not synced: after a power cut the records may be back, at their old positions.
     pub fn truncate_before(&mut self, position: Position) -> Result<Truncated, WriteError> {
         if position.0 >= self.end && self.end > self.active.first {
             self.refuse_if_poisoned()?;
@@ -204,14 +205,11 @@ impl SegmentLog {
             truncated.segments += 1;
             truncated.bytes += oldest.bytes;
         }
-        if truncated.segments > 0 {
-            self.sync_dir()?;
-        }
         Ok(truncated)
     }
 
     /// Drops the oldest segment to make room; the active one, after rolling it, if it is the only one.
-    /// `None` if the log is empty.
+    /// `None` if the log is empty. As with a truncation, a power cut may bring the records back.
     pub fn drop_oldest_segment(&mut self) -> Result<Option<Dropped>, WriteError> {
         if self.oldest_sealed().is_none() && self.end > self.active.first {
             self.refuse_if_poisoned()?;
@@ -219,7 +217,6 @@ impl SegmentLog {
         }
         let Some((oldest, next)) = self.oldest_sealed() else { return Ok(None) };
         self.remove_oldest(oldest)?;
-        self.sync_dir()?;
         let (first, last) = (Position(oldest.first), Position(next - 1));
         Ok(Some(Dropped { first, last, bytes: oldest.bytes }))
     }
@@ -307,14 +304,6 @@ impl SegmentLog {
         self.index.segments().pop_front();
         self.sealed_bytes -= oldest.bytes;
         Ok(())
-    }
-
-    fn sync_dir(&self) -> Result<(), WriteError> {
-        segment::sync_dir(&self.dir).map_err(|source| WriteError::Io {
-            action: "sync",
-            path: self.dir.clone(),
-            source,
-        })
     }
 
     fn refuse_if_poisoned(&self) -> Result<(), WriteError> {

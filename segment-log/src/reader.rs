@@ -129,9 +129,7 @@ impl Reader {
                     let walk = Walk::new(file, first);
                     self.cursor = Some(Cursor { first, next, walk, final_until: 0 });
                 }
-                (Err(error), _)
-                    if error.kind() == io::ErrorKind::NotFound && !self.index.contains(first) =>
-                {
+                (Err(error), _) if error.kind() == io::ErrorKind::NotFound && !self.index.contains(first) => {
                     return Ok(None);
                 }
                 (Err(error), Some(next)) if error.kind() == io::ErrorKind::NotFound => {
@@ -155,10 +153,9 @@ impl Reader {
                 batch.skip_to(next, reason);
                 Ok(())
             }
-            None => Err(ReadError::Damaged {
-                position: batch.next,
-                path: segment::path(&self.dir, cursor.first),
-            }),
+            None => {
+                Err(ReadError::Damaged { position: batch.next, path: segment::path(&self.dir, cursor.first) })
+            }
         }
     }
 

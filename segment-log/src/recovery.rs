@@ -81,8 +81,7 @@ pub(crate) fn recover(dir: &Path, scan: Scan) -> Result<Recovered, OpenError> {
     let active_bytes =
         active.metadata().map_err(|source| io_error("read the size of a segment in", dir.into(), source))?;
     let first = segments.front().map_or(end, |segment| segment.first);
-    let recovery =
-        Recovery { first: Position(first), end: Position(end), torn_tail, gaps, headers_repaired };
+    let recovery = Recovery { first: Position(first), end: Position(end), torn_tail, gaps, headers_repaired };
     Ok(Recovered { segments, active, active_bytes: active_bytes.len(), recovery })
 }
 

@@ -77,7 +77,9 @@ pub(crate) fn run(wanted: &[String], json: bool) -> Result<bool> {
         }
     }
     if !json {
-        print!("{}", people_table(&metrics));
+        if !metrics.is_empty() {
+            print!("{}", people_table(&metrics));
+        }
         for goal in unmeasured(&groups, &metrics) {
             println!("not measured: {} (goal {} {})", goal.metric, goal.sign(), readable(goal.value));
         }

@@ -28,7 +28,14 @@ enum Run {
     Steps(&'static [&'static [&'static str]]),
     /// Cargo commands whose test binaries say how many tests passed.
     Tests(&'static [&'static [&'static str]]),
+    /// The test program of this name, built for release, counted in the same way.
+    ReleaseTests(&'static str),
 }
+
+/// The features of a dependency are united over the packages that a command names. All commands of
+/// a profile therefore name the same ones (the whole workspace; these three), though only one has
+/// the test: naming that one alone would build serde, tokio and what stands on them once more.
+const RELEASED: &[&str] = &["-p", "convoy", "-p", "convoy-agent", "-p", "convoy-simulator"];
 
 struct Suite {
     name: &'static str,
@@ -51,16 +58,18 @@ const SUITES: &[Suite] = &[
         name: "unit",
         about: "unit, golden, scenario, property and documentation tests of every crate",
         needs: &[],
+        // The simulator's own test programs are the suites below.
         run: Run::Tests(&[
-            &["test", "--no-fail-fast", "--workspace", "--exclude", "convoy-simulator"],
-            &["test", "-p", "convoy-simulator", "--lib"],
+            &["test", "--no-fail-fast", "--workspace", "--lib", "--bins"],
+            &["test", "--no-fail-fast", "--workspace", "--exclude", "convoy-simulator", "--test", "*"],
+            &["test", "--no-fail-fast", "--workspace", "--exclude", "convoy-simulator", "--doc"],
         ]),
     },
     Suite {
         name: "tidy",
         about: "crate arrows, sizes, names and words of the source tree",
         needs: &[],
-        run: Run::Tests(&[&["test", "-p", "convoy-simulator", "--test", "tidy"]]),
+        run: Run::Tests(&[&["test", "--workspace", "--test", "tidy"]]),
     },
     Suite {
         name: BUILD,
@@ -72,19 +81,19 @@ const SUITES: &[Suite] = &[
         name: "e2e",
         about: "vehicle to customer with the real binaries, embedded broker and Mosquitto",
         needs: &[Need::ReleaseBinaries, Need::Mosquitto],
-        run: Run::Tests(&[&["test", "--release", "-p", "convoy-simulator", "--test", "e2e"]]),
+        run: Run::ReleaseTests("e2e"),
     },
     Suite {
         name: "crash",
         about: "kill -9 of agent, cloud and broker at random moments: nothing lost, nothing twice",
         needs: &[Need::ReleaseBinaries, Need::Mosquitto],
-        run: Run::Tests(&[&["test", "--release", "-p", "convoy-simulator", "--test", "crash"]]),
+        run: Run::ReleaseTests("crash"),
     },
     Suite {
         name: "demo",
         about: "the demo starts, delivers, prints working commands and ends by itself",
         needs: &[Need::ReleaseBinaries],
-        run: Run::Tests(&[&["test", "--release", "-p", "convoy-simulator", "--test", "demo"]]),
+        run: Run::ReleaseTests("demo"),
     },
 ];
 
@@ -179,6 +188,10 @@ impl Session {
             Run::Check => check::steps()?,
             Run::Steps(commands) => run_steps(commands)?,
             Run::Tests(commands) => self.run_tests(suite.name, commands, skip_mosquitto)?,
+            Run::ReleaseTests(program) => {
+                let arguments = [&["test", "--release"], RELEASED, &["--test", program]].concat();
+                self.run_tests(suite.name, &[&arguments], skip_mosquitto)?
+            }
         };
         if suite.name == BUILD {
             self.build_failed = tally.failed > 0;

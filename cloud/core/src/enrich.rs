@@ -1,0 +1,360 @@
+//! From the default bus to the delivery bus: one event per envelope, package and entitled customer.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use convoy_protocol::columns::Columns;
+use convoy_protocol::dtc::{DtcChange, DtcRecord};
+use convoy_protocol::envelope::{Envelope, Header, SectionKind};
+use convoy_protocol::id::{ManifestId, VehicleId};
+use convoy_protocol::manifest::{Manifest, SignalIndex};
+
+use crate::bus::{BusEvent, EventClass, Meta, SOURCE_DELIVERY};
+use crate::condition::{Condition, judge};
+use crate::event::{self, AlertCause, Context, Rendered};
+use crate::identity::SubscriptionId;
+use crate::ports::{EventStore, PortError};
+use crate::reference::{ReferenceDatabase, Threshold, ThresholdSide};
+use crate::snapshot::{Grant, Snapshot, SnapshotCell};
+
+/// Manifests held in memory at most; beyond it the memory is emptied and filled again.
+const MANIFESTS_CACHED_MAX: usize = 10_000;
+/// Vehicles whose conditions are held in memory at most; beyond it the memory is emptied and filled again.
+const VEHICLES_CACHED_MAX: usize = 100_000;
+
+/// Decoded manifests by their content address.
+pub struct ManifestCache {
+    reference: Arc<dyn ReferenceDatabase>,
+    known: Mutex<HashMap<ManifestId, Arc<Manifest>>>,
+}
+
+impl ManifestCache {
+    /// An empty cache in front of the reference database.
+    pub fn new(reference: Arc<dyn ReferenceDatabase>) -> Self {
+        Self { reference, known: Mutex::default() }
+    }
+
+    /// A manifest; `None` while nobody has uploaded it.
+    pub async fn get(&self, id: ManifestId) -> Result<Option<Arc<Manifest>>, PortError> {
+        if let Some(known) = lock(&self.known).get(&id) {
+            return Ok(Some(Arc::clone(known)));
+        }
+        let Some(encoding) = self.reference.manifest(id).await? else { return Ok(None) };
+        let manifest = Manifest::decode(&encoding).map_err(|error| PortError::Refused {
+            service: "reference database",
+            reason: format!("manifest {id}: {error}"),
+        })?;
+        let manifest = Arc::new(manifest);
+        let mut known = lock(&self.known);
+        if known.len() >= MANIFESTS_CACHED_MAX {
+            known.clear();
+        }
+        known.insert(id, Arc::clone(&manifest));
+        Ok(Some(manifest))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What an envelope holds once its sections are decoded.
+#[derive(Debug, Clone, Default)]
+pub struct Content {
+    /// Samples, and the values of a snapshot section.
+    pub columns: Columns,
+    /// Changes of trouble codes.
+    pub dtcs: Vec<DtcRecord>,
+}
+
+/// Why an envelope that is well formed outside cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ContentError {
+    /// A section cannot be decompressed.
+    #[error(transparent)]
+    Envelope(#[from] convoy_protocol::envelope::EnvelopeError),
+    /// A samples section is damaged.
+    #[error("samples section: {0}")]
+    Columns(#[from] convoy_protocol::columns::ColumnsError),
+    /// A trouble code section is damaged.
+    #[error("trouble code section cannot be read")]
+    Dtcs,
+    /// A column names a signal that its manifest does not have.
+    #[error("a column names signal {0}, which manifest {1} does not have")]
+    Signal(u32, ManifestId),
+    /// There are samples but no manifest is named.
+    #[error("samples without a manifest id")]
+    NoManifest,
+}
+
+/// Decodes what customers may get of an envelope.
+pub fn decode_content(envelope: &Envelope<'_>, manifest: Option<&Manifest>) -> Result<Content, ContentError> {
+    let mut content = Content::default();
+    for section in envelope.sections() {
+        match section.kind {
+            SectionKind::Samples | SectionKind::Snapshot => {
+                let columns = Columns::decode(&section.body()?, envelope.header.base_us)?;
+                content.columns.groups.extend(columns.groups);
+            }
+            SectionKind::Dtcs => {
+                let records: Vec<DtcRecord> =
+                    postcard::from_bytes(&section.body()?).map_err(|_| ContentError::Dtcs)?;
+                content.dtcs.extend(records);
+            }
+            _ => {}
+        }
+    }
+    check_signals(&content.columns, &envelope.header, manifest)?;
+    Ok(content)
+}
+
+fn check_signals(
+    columns: &Columns,
+    header: &Header,
+    manifest: Option<&Manifest>,
+) -> Result<(), ContentError> {
+    if columns.groups.is_empty() {
+        return Ok(());
+    }
+    let (Some(id), Some(manifest)) = (header.manifest_id, manifest) else {
+        return Err(ContentError::NoManifest);
+    };
+    let known = |signal: SignalIndex| manifest.signal(signal).is_some();
+    match columns.groups.iter().flat_map(|group| &group.columns).find(|column| !known(column.signal)) {
+        Some(column) => Err(ContentError::Signal(column.signal.0, id)),
+        None => Ok(()),
+    }
+}
+
+/// What enrichment makes of one event of the default bus.
+#[derive(Debug, Default)]
+pub struct Enriched {
+    /// Events for the delivery bus.
+    pub events: Vec<BusEvent>,
+    /// Conditions to store once all of them are published; earlier, a crash in between would lose alerts.
+    pub conditions: Vec<(VehicleId, Condition)>,
+}
+
+type MaskKey = (u64, SubscriptionId, ManifestId);
+
+/// The enrichment function with its memory.
+pub struct Enricher {
+    manifests: Arc<ManifestCache>,
+    snapshot: Arc<SnapshotCell>,
+    store: Arc<dyn EventStore>,
+    masks: Mutex<HashMap<MaskKey, Arc<Vec<bool>>>>,
+    conditions: Mutex<HashMap<VehicleId, HashMap<String, Condition>>>,
+}
+
+impl Enricher {
+    /// An enricher over its ports.
+    pub fn new(
+        manifests: Arc<ManifestCache>,
+        snapshot: Arc<SnapshotCell>,
+        store: Arc<dyn EventStore>,
+    ) -> Self {
+        Self { manifests, snapshot, store, masks: Mutex::default(), conditions: Mutex::default() }
+    }
+
+    /// One event per entitled customer and package, and the alerts that the envelope raises.
+    pub async fn enrich(&self, event: &BusEvent) -> Result<Enriched, PortError> {
+        let refuse = |reason: String| PortError::Refused { service: "enrichment", reason };
+        let envelope = Envelope::parse(&event.payload).map_err(|error| refuse(error.to_string()))?;
+        let header = &envelope.header;
+        let snapshot = self.snapshot.current();
+        let grants = snapshot.grants(header.vehicle_id);
+        if grants.is_empty() {
+            return Ok(Enriched::default());
+        }
+        let manifest = match header.manifest_id {
+            Some(id) => self.manifests.get(id).await?,
+            None => None,
+        };
+        let content = decode_content(&envelope, manifest.as_deref())
+            .map_err(|error| refuse(error.to_string()))?;
+        let mut enriched = Enriched::default();
+        for grant in grants {
+            let context = context(&envelope.header, grant, event, &snapshot);
+            if let (Some(manifest), Some(id)) = (&manifest, header.manifest_id) {
+                let mask = self.mask(snapshot.version, grant, id, manifest);
+                let rendered = event::telemetry(&context, manifest, &content.columns, &mask);
+                enriched.push(&context, EventClass::Telemetry, rendered);
+            }
+            if grant.entitlement.diagnostics {
+                let rendered = event::dtc_changes(&context, &content.dtcs);
+                enriched.push(&context, EventClass::Telemetry, rendered);
+            }
+        }
+        if grants.iter().any(|grant| grant.entitlement.alerts) {
+            self.load_conditions(header.vehicle_id).await?;
+            self.dtc_alerts(event, &snapshot, header, &content.dtcs, &mut enriched);
+            if let Some(manifest) = &manifest {
+                self.threshold_alerts(event, &snapshot, header, (manifest, &content.columns), &mut enriched);
+            }
+        }
+        Ok(enriched)
+    }
+
+    fn mask(&self, version: u64, grant: &Grant, id: ManifestId, manifest: &Manifest) -> Arc<Vec<bool>> {
+        let key = (version, grant.entitlement.subscription_id.clone(), id);
+        let mut masks = lock(&self.masks);
+        if masks.keys().next().is_some_and(|(held, ..)| *held != version) {
+            masks.clear();
+        }
+        Arc::clone(
+            masks.entry(key).or_insert_with(|| Arc::new(grant.entitlement.mask.compile(manifest))),
+        )
+    }
+
+    async fn load_conditions(&self, vehicle_id: VehicleId) -> Result<(), PortError> {
+        if lock(&self.conditions).contains_key(&vehicle_id) {
+            return Ok(());
+        }
+        let stored = self.store.conditions(vehicle_id).await?;
+        let mut conditions = lock(&self.conditions);
+        if conditions.len() >= VEHICLES_CACHED_MAX {
+            conditions.clear();
+        }
+        let by_key = stored.into_iter().map(|condition| (condition.key.clone(), condition)).collect();
+        conditions.entry(vehicle_id).or_insert(by_key);
+        Ok(())
+    }
+
+    fn judge(
+        &self,
+        header: &Header,
+        key: &str,
+        observations: &[(i64, Option<bool>)],
+        enriched: &mut Enriched,
+    ) -> Vec<usize> {
+        let mut conditions = lock(&self.conditions);
+        let of_vehicle = conditions.entry(header.vehicle_id).or_default();
+        let (edges, condition) =
+            judge(of_vehicle.get(key), key, header.key(), observations.iter().copied());
+        of_vehicle.insert(key.to_owned(), condition.clone());
+        enriched.conditions.push((header.vehicle_id, condition));
+        edges.into_iter().filter(|edge| edge.opened).map(|edge| edge.index).collect()
+    }
+
+    fn dtc_alerts(
+        &self,
+        event: &BusEvent,
+        snapshot: &Snapshot,
+        header: &Header,
+        records: &[DtcRecord],
+        enriched: &mut Enriched,
+    ) {
+        let mut by_dtc: HashMap<String, Vec<&DtcRecord>> = HashMap::new();
+        for record in records {
+            by_dtc.entry(format!("dtc/{:?}", record.dtc)).or_default().push(record);
+        }
+        let mut keys: Vec<_> = by_dtc.keys().cloned().collect();
+        keys.sort();
+        for key in keys {
+            let records = &by_dtc[&key];
+            let observations: Vec<_> = records
+                .iter()
+                .map(|record| (record.timestamp_us, Some(record.change == DtcChange::Opened)))
+                .collect();
+            for index in self.judge(header, &key, &observations, enriched) {
+                for grant in alert_grants(snapshot, header.vehicle_id) {
+                    let context = context(header, grant, event, snapshot);
+                    let rendered = event::alert(&context, &key, AlertCause::DtcOpened(records[index]));
+                    enriched.push(&context, EventClass::Alert, rendered);
+                }
+            }
+        }
+    }
+
+    fn threshold_alerts(
+        &self,
+        event: &BusEvent,
+        snapshot: &Snapshot,
+        header: &Header,
+        (manifest, columns): (&Manifest, &Columns),
+        enriched: &mut Enriched,
+    ) {
+        for grant in alert_grants(snapshot, header.vehicle_id) {
+            let context = context(header, grant, event, snapshot);
+            for (number, rule) in grant.entitlement.thresholds.iter().enumerate() {
+                let (unit, samples) = samples_at(manifest, columns, &rule.path);
+                if samples.is_empty() {
+                    continue;
+                }
+                let key = format!("threshold/{}/{number}", grant.entitlement.subscription_id);
+                let observations: Vec<_> =
+                    samples.iter().map(|(time_us, value)| (*time_us, crossed(rule, *value))).collect();
+                for index in self.judge(header, &key, &observations, enriched) {
+                    let (sampled_us, value) = samples[index];
+                    let cause = AlertCause::Threshold { rule, value, unit, sampled_us };
+                    enriched.push(&context, EventClass::Alert, event::alert(&context, &key, cause));
+                }
+            }
+        }
+    }
+}
+
+impl Enriched {
+    fn push(&mut self, context: &Context<'_>, class: EventClass, rendered: Option<Rendered>) {
+        let Some(rendered) = rendered else { return };
+        let entitlement = &context.grant.entitlement;
+        self.events.push(BusEvent {
+            source: SOURCE_DELIVERY,
+            detail_type: rendered.detail_type,
+            meta: Meta::Delivery {
+                customer_id: entitlement.customer_id.clone(),
+                subscription_id: entitlement.subscription_id.clone(),
+                package: entitlement.package.clone(),
+                class,
+                event_id: rendered.id,
+                vehicle_ref: context.grant.vehicle_ref.clone(),
+                count: rendered.count,
+            },
+            payload: Bytes::from(rendered.body),
+            received_us: context.received_us,
+            last_us: rendered.last_us,
+        });
+    }
+}
+
+fn context<'a>(header: &'a Header, grant: &'a Grant, event: &BusEvent, snapshot: &Snapshot) -> Context<'a> {
+    Context { header, grant, received_us: event.received_us, snapshot_version: snapshot.version }
+}
+
+fn alert_grants(snapshot: &Snapshot, vehicle_id: VehicleId) -> impl Iterator<Item = &Grant> {
+    snapshot.grants(vehicle_id).iter().filter(|grant| grant.entitlement.alerts)
+}
+
+/// Unit and samples of a path, in time order.
+fn samples_at<'m>(manifest: &'m Manifest, columns: &Columns, path: &str) -> (&'m str, Vec<(i64, f64)>) {
+    let mut unit = "";
+    let mut samples = Vec::new();
+    for group in &columns.groups {
+        for column in &group.columns {
+            let Some(def) = manifest.signal(column.signal).filter(|def| def.path == path) else { continue };
+            unit = &def.path_unit;
+            let rows = group.times_us.iter().enumerate();
+            samples.extend(rows.filter_map(|(row, time_us)| {
+                event::value_at(&column.values, def, row).map(|value| (*time_us, value))
+            }));
+        }
+    }
+    samples.sort_by_key(|(time_us, _)| *time_us);
+    (unit, samples)
+}
+
+/// Is the value beyond the limit (`true`), back by the hysteresis (`false`), or in between?
+fn crossed(rule: &Threshold, value: f64) -> Option<bool> {
+    let beyond = match rule.side {
+        ThresholdSide::Above => value - rule.limit,
+        ThresholdSide::Below => rule.limit - value,
+    };
+    if beyond > 0.0 {
+        Some(true)
+    } else if beyond <= -rule.hysteresis {
+        Some(false)
+    } else {
+        None
+    }
+}

@@ -1,0 +1,281 @@
+//! From the stream to the stores and the default bus: validate, store, publish; nothing silently dropped.
+//!
+//! Every record of a batch ends in exactly one way: stored and published, parked until its manifest is known, or set
+//! aside with a reason. Records may come twice and in any order; all effects are idempotent.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use convoy_protocol::downlink::Down;
+use convoy_protocol::envelope::{Envelope, SectionKind};
+use convoy_protocol::id::{ManifestId, VehicleId};
+use convoy_protocol::manifest::{Manifest, id_of_encoding};
+use object_store::ObjectStore;
+
+use crate::bus::{BusEvent, BusName, Meta, SOURCE_INGEST, TYPE_ENVELOPE};
+use crate::counters::{Counters, add};
+use crate::enrich::{Content, ManifestCache, decode_content};
+use crate::event::value_at;
+use crate::ports::{Downlink, EventBus, EventStore, PortError, SignalState, StoredEnvelope};
+use crate::quarantine::{Shelf, set_aside};
+use crate::record::Record;
+use crate::reference::ReferenceDatabase;
+
+/// Parked records taken up at once when their manifest arrives.
+const UNPARK_BATCH: u32 = 256;
+
+/// The ports that ingest works on.
+pub struct Ingest {
+    /// Where events and state go.
+    pub store: Arc<dyn EventStore>,
+    /// The default bus.
+    pub bus: Arc<dyn EventBus>,
+    /// Where manifests are kept.
+    pub reference: Arc<dyn ReferenceDatabase>,
+    /// Decoded manifests.
+    pub manifests: Arc<ManifestCache>,
+    /// Where quarantine and dead letters are kept.
+    pub objects: Arc<dyn ObjectStore>,
+    /// For asking a vehicle for its manifest.
+    pub downlink: Arc<dyn Downlink>,
+    /// What is counted.
+    pub counters: Arc<Counters>,
+}
+
+/// A record that passed validation.
+struct Valid<'r> {
+    record: &'r Record,
+    stored: StoredEnvelope,
+    content: Content,
+    manifest: Option<Arc<Manifest>>,
+}
+
+enum Verdict<'r> {
+    Valid(Box<Valid<'r>>),
+    Parked(ManifestId),
+    Refused(String),
+}
+
+impl Ingest {
+    /// Works off a batch. An error means that a service is not available and nothing may be checkpointed; the same
+    /// batch must be given again.
+    pub async fn handle(&self, records: &[Record]) -> Result<(), PortError> {
+        let unparked = self.take_manifests(records).await?;
+        let mut waiting: HashSet<(VehicleId, ManifestId)> = HashSet::new();
+        let mut valid = Vec::new();
+        for record in records.iter().chain(unparked.iter().flat_map(|(_, records)| records)) {
+            match self.judge(record).await? {
+                Verdict::Valid(item) => valid.push(*item),
+                Verdict::Refused(reason) => {
+                    set_aside(&self.objects, Shelf::Quarantine, record, &reason).await?;
+                    add(&self.counters.records_quarantined, 1);
+                }
+                Verdict::Parked(manifest_id) => {
+                    self.park(manifest_id, record).await?;
+                    waiting.insert((record.vehicle_id, manifest_id));
+                }
+            }
+        }
+        self.store_and_publish(&valid).await?;
+        for (manifest_id, records) in &unparked {
+            self.store.unpark(*manifest_id, records).await?;
+        }
+        for (vehicle_id, manifest_id) in waiting {
+            // A lost request is made again when the vehicle's next envelope is parked.
+            let _ = self.downlink.request(vehicle_id, &Down::WantManifest(manifest_id)).await;
+        }
+        add(&self.counters.records_ingested, records.len() as u64);
+        Ok(())
+    }
+
+    /// Stores the manifests in a batch first; returns the records that waited for them.
+    async fn take_manifests(
+        &self,
+        records: &[Record],
+    ) -> Result<Vec<(ManifestId, Vec<Record>)>, PortError> {
+        let mut arrived = Vec::new();
+        for record in records {
+            let Ok(envelope) = Envelope::parse(&record.payload) else { continue };
+            if envelope.header.vehicle_id != record.vehicle_id {
+                continue;
+            }
+            for section in envelope.sections().filter(|section| section.kind == SectionKind::Manifest) {
+                let Ok(encoding) = section.body() else { continue };
+                if Manifest::decode(&encoding).is_err() {
+                    continue;
+                }
+                let id = id_of_encoding(&encoding);
+                self.reference.put_manifest(id, &encoding).await?;
+                let parked = self.store.parked(id, UNPARK_BATCH).await?;
+                if !parked.is_empty() {
+                    arrived.push((id, parked));
+                }
+            }
+        }
+        Ok(arrived)
+    }
+
+    /// Takes up records that still wait for a manifest which is known by now; `true` while there are more. The shell
+    /// calls it between batches, since one manifest can free more records than one batch takes.
+    pub async fn unpark_more(&self, manifest_id: ManifestId) -> Result<bool, PortError> {
+        let records = self.store.parked(manifest_id, UNPARK_BATCH).await?;
+        if records.is_empty() || self.manifests.get(manifest_id).await?.is_none() {
+            return Ok(false);
+        }
+        self.handle(&records).await?;
+        self.store.unpark(manifest_id, &records).await?;
+        Ok(true)
+    }
+
+    async fn park(&self, manifest_id: ManifestId, record: &Record) -> Result<(), PortError> {
+        match self.store.park(manifest_id, record).await {
+            Err(PortError::Refused { reason, .. }) => {
+                set_aside(&self.objects, Shelf::Quarantine, record, &reason).await?;
+                add(&self.counters.records_quarantined, 1);
+                Ok(())
+            }
+            outcome => {
+                add(&self.counters.envelopes_parked, 1);
+                outcome
+            }
+        }
+    }
+
+    async fn judge<'r>(&self, record: &'r Record) -> Result<Verdict<'r>, PortError> {
+        let envelope = match Envelope::parse(&record.payload) {
+            Ok(envelope) => envelope,
+            Err(error) => return Ok(Verdict::Refused(error.to_string())),
+        };
+        let header = &envelope.header;
+        if header.vehicle_id != record.vehicle_id || header.lane != record.lane {
+            return Ok(Verdict::Refused(format!(
+                "identity mismatch: topic says vehicle {} lane {}, envelope says vehicle {} lane {}",
+                record.vehicle_id, record.lane, header.vehicle_id, header.lane
+            )));
+        }
+        if let Some(reason) = damaged_manifest(&envelope) {
+            return Ok(Verdict::Refused(reason));
+        }
+        let has_samples = envelope
+            .sections()
+            .any(|section| matches!(section.kind, SectionKind::Samples | SectionKind::Snapshot));
+        let manifest = match header.manifest_id.filter(|_| has_samples) {
+            None => None,
+            Some(id) => match self.manifests.get(id).await? {
+                Some(manifest) => Some(manifest),
+                None => return Ok(Verdict::Parked(id)),
+            },
+        };
+        let content = match decode_content(&envelope, manifest.as_deref()) {
+            Ok(content) => content,
+            Err(error) => return Ok(Verdict::Refused(error.to_string())),
+        };
+        let (first_us, last_us) = span_us(&content).unwrap_or((header.base_us, header.base_us));
+        let stored = StoredEnvelope {
+            vehicle_id: header.vehicle_id,
+            key: header.key(),
+            first_us,
+            last_us,
+            received_us: record.received_us,
+            bytes: record.payload.clone(),
+        };
+        Ok(Verdict::Valid(Box::new(Valid { record, stored, content, manifest })))
+    }
+
+    async fn store_and_publish(&self, valid: &[Valid<'_>]) -> Result<(), PortError> {
+        if valid.is_empty() {
+            return Ok(());
+        }
+        let stored: Vec<_> = valid.iter().map(|item| item.stored.clone()).collect();
+        let new = self.store.put_events(&stored).await?;
+        let states: Vec<_> = valid.iter().filter_map(last_values).collect();
+        self.store.put_state(&states).await?;
+        let results = self.bus.publish(BusName::Default, valid.iter().map(bus_event).collect()).await;
+        if let Some(Err(error)) = results.iter().find(|r| matches!(r, Err(e) if e.is_transient())) {
+            return Err(error.clone());
+        }
+        for (item, result) in valid.iter().zip(results) {
+            if let Err(error) = result {
+                set_aside(&self.objects, Shelf::DeadLetters, item.record, &error.to_string()).await?;
+                add(&self.counters.records_dead, 1);
+            }
+        }
+        self.count(valid, &new);
+        Ok(())
+    }
+
+    fn count(&self, valid: &[Valid<'_>], new: &[bool]) {
+        for (item, new) in valid.iter().zip(new) {
+            if *new {
+                add(&self.counters.envelopes_stored, 1);
+                add(&self.counters.samples_stored, item.content.columns.samples() as u64);
+                add(&self.counters.bytes_stored, item.stored.bytes.len() as u64);
+            } else {
+                add(&self.counters.envelopes_duplicate, 1);
+            }
+        }
+    }
+}
+
+fn damaged_manifest(envelope: &Envelope<'_>) -> Option<String> {
+    let mut manifests = envelope.sections().filter(|section| section.kind == SectionKind::Manifest);
+    manifests.find_map(|section| match section.body() {
+        Ok(encoding) => Manifest::decode(&encoding).err().map(|error| error.to_string()),
+        Err(error) => Some(error.to_string()),
+    })
+}
+
+fn span_us(content: &Content) -> Option<(i64, i64)> {
+    let dtcs = || content.dtcs.iter().map(|record| record.timestamp_us);
+    let dtcs = dtcs().min().zip(dtcs().max());
+    match (content.columns.span_us(), dtcs) {
+        (Some(left), Some(right)) => Some((left.0.min(right.0), left.1.max(right.1))),
+        (left, right) => left.or(right),
+    }
+}
+
+fn bus_event(item: &Valid<'_>) -> BusEvent {
+    BusEvent {
+        source: SOURCE_INGEST,
+        detail_type: TYPE_ENVELOPE,
+        meta: Meta::Envelope {
+            lane: item.record.lane,
+            count: u32::try_from(item.content.columns.samples()).unwrap_or(u32::MAX),
+        },
+        payload: Bytes::copy_from_slice(&item.record.payload),
+        received_us: item.record.received_us,
+        last_us: item.stored.last_us,
+    }
+}
+
+/// The newest value of each signal in the envelope.
+fn last_values(item: &Valid<'_>) -> Option<(VehicleId, Vec<SignalState>)> {
+    let manifest = item.manifest.as_ref()?;
+    let mut newest: HashMap<u32, SignalState> = HashMap::new();
+    for group in &item.content.columns.groups {
+        let Some((row, sampled_us)) =
+            group.times_us.iter().copied().enumerate().max_by_key(|(_, time_us)| *time_us)
+        else {
+            continue;
+        };
+        for column in &group.columns {
+            let known = newest.get(&column.signal.0);
+            let Some(def) = manifest.signal(column.signal) else { continue };
+            if known.is_some_and(|known| known.sampled_us > sampled_us) {
+                continue;
+            }
+            newest.insert(
+                column.signal.0,
+                SignalState {
+                    path: def.path.clone(),
+                    unit: def.path_unit.clone(),
+                    value: value_at(&column.values, def, row),
+                    sampled_us,
+                    received_us: item.record.received_us,
+                },
+            );
+        }
+    }
+    Some((item.record.vehicle_id, newest.into_values().collect()))
+}
