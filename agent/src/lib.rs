@@ -1,1 +1,25 @@
+//! The in-vehicle agent: the shell around `convoy-agent-core`'s gateway.
+//!
+//! ```text
+//! replay -> candump -> CanFrame -> run (gateway) -> envelope -> spool (disk) -> uplink (MQTT) -> cloud
+//!                                                                  ^------ stored ------'
+//! ```
+//!
+//! [`run::run`] is one agent; a process may run many, each with its own spool directory. Nothing here is global, and
+//! nothing is written outside the given directories.
+#![warn(missing_docs)]
 
+pub mod candump;
+pub mod causes;
+pub mod cli;
+mod clock;
+pub mod config;
+pub mod decode;
+pub mod identity;
+pub mod metrics;
+pub mod replay;
+pub mod run;
+pub mod source;
+pub mod spool;
+mod state_file;
+pub mod uplink;

@@ -1,1 +1,75 @@
-fn main() {}
+//! `convoy-agent`: see `convoy-agent --help`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use convoy_agent::cli;
+use convoy_agent::config::Overrides;
+use convoy_agent::decode::{DecodeRequest, parse_bus_dbc};
+use convoy_agent::replay::{Speed, TimeBase};
+
+const EXAMPLE: &str = "Try it:
+  convoy-agent decode --dbc j1939.dbc drive.log.gz | head     what a recording says
+  convoy-agent check --config agent.toml                      every fault of a configuration at once
+  convoy-agent run --config agent.toml --speed max            send the recording to a broker
+
+RUST_LOG sets what is logged to stderr: RUST_LOG=convoy_agent=debug names every envelope spooled and stored.
+Exit codes: 0 done, 64 configuration, 65 DBC file, 66 file missing, 73 spool, 74 input or output.";
+
+/// Convoy's in-vehicle agent: decodes CAN frames, spools them on disk, sends them over MQTT until the cloud has
+/// stored them.
+#[derive(Parser)]
+#[command(version, after_help = EXAMPLE)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the agent until its log is sent and stored, or until Ctrl-C.
+    Run {
+        /// The configuration, agent.toml.
+        #[arg(long)]
+        config: PathBuf,
+        /// In place of source.speed: times the recorded speed, or max.
+        #[arg(long)]
+        speed: Option<Speed>,
+        /// In place of source.time: recorded or now.
+        #[arg(long)]
+        time: Option<TimeBase>,
+    },
+    /// Checks a configuration: prints every fault, or what would run.
+    Check {
+        /// The configuration, agent.toml.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Decodes a candump log, plain or .gz: one JSON object a sample.
+    Decode {
+        /// DBC file for every bus; may be given several times.
+        #[arg(long = "dbc", value_name = "FILE", required_unless_present = "bus_dbcs")]
+        dbcs: Vec<PathBuf>,
+        /// DBC file for one bus, as in can1=j1939.dbc.
+        #[arg(long = "bus", value_name = "NAME=FILE", value_parser = parse_bus_dbc)]
+        bus_dbcs: Vec<(String, PathBuf)>,
+        /// Keep values that J1939 marks as not available or as errors.
+        #[arg(long)]
+        keep_not_available: bool,
+        /// The log.
+        log: PathBuf,
+    },
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    cli::log_to_stderr();
+    match Arguments::parse().command {
+        Command::Run { config, speed, time } => cli::run(&config, Overrides { speed, time }).await,
+        Command::Check { config } => cli::check(&config),
+        Command::Decode { dbcs, bus_dbcs, keep_not_available, log } => {
+            cli::decode(&DecodeRequest { dbcs, bus_dbcs, log, keep_not_available })
+        }
+    }
+}

@@ -139,8 +139,7 @@ pub enum EnvelopeError {
 }
 
 fn take_varint(bytes: &mut &[u8], part: &'static str) -> Result<u64, EnvelopeError> {
-    let (value, rest) =
-        postcard::take_from_bytes::<u64>(bytes).map_err(|_| EnvelopeError::CutShort(part))?;
+    let (value, rest) = postcard::take_from_bytes::<u64>(bytes).map_err(|_| EnvelopeError::CutShort(part))?;
     *bytes = rest;
     Ok(value)
 }
@@ -170,8 +169,7 @@ fn split_header(bytes: &[u8]) -> Result<(Header, &[u8]), EnvelopeError> {
     }
     let len = take_varint(&mut rest, "header length")?;
     let header = take(&mut rest, len, "header")?;
-    let (header, left) =
-        postcard::take_from_bytes::<Header>(header).map_err(|_| EnvelopeError::Header)?;
+    let (header, left) = postcard::take_from_bytes::<Header>(header).map_err(|_| EnvelopeError::Header)?;
     if left.is_empty() { Ok((header, rest)) } else { Err(EnvelopeError::Header) }
 }
 
@@ -187,10 +185,8 @@ impl<'a> Envelope<'a> {
     /// Checks magic, version, header, checksum and the lengths of all sections.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, EnvelopeError> {
         let (header, rest) = split_header(bytes)?;
-        let (sections, crc) =
-            rest.split_last_chunk::<4>().ok_or(EnvelopeError::CutShort("checksum"))?;
-        let (got, computed) =
-            (u32::from_le_bytes(*crc), CRC32C.checksum(&bytes[..bytes.len() - crc.len()]));
+        let (sections, crc) = rest.split_last_chunk::<4>().ok_or(EnvelopeError::CutShort("checksum"))?;
+        let (got, computed) = (u32::from_le_bytes(*crc), CRC32C.checksum(&bytes[..bytes.len() - crc.len()]));
         if got != computed {
             return Err(EnvelopeError::Checksum { got, computed });
         }
@@ -242,6 +238,7 @@ pub struct Section<'a> {
     body: &'a [u8],
 }
 
+#[cfg(feature = "alloc")]
 const CODEC_PLAIN: u8 = 0;
 #[cfg(feature = "zstd")]
 const CODEC_ZSTD: u8 = 1;
@@ -252,8 +249,7 @@ mod heap {
     use alloc::vec::Vec;
 
     use super::{
-        CODEC_PLAIN, CRC32C, ENVELOPE_BYTES_MAX, EnvelopeError, Header, MAGIC, Section, SectionKind,
-        VERSION,
+        CODEC_PLAIN, CRC32C, ENVELOPE_BYTES_MAX, EnvelopeError, Header, MAGIC, Section, SectionKind, VERSION,
     };
 
     impl<'a> Section<'a> {

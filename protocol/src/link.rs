@@ -76,8 +76,7 @@ pub fn encode<'o>(
         .len();
     let crc = CRC32C.checksum(&plain[..len]);
     plain[len..len + 4].copy_from_slice(&crc.to_le_bytes());
-    let stuffed =
-        cobs::try_encode(&plain[..len + 4], &mut out[..]).map_err(|_| LinkEncodeError::TooLong)?;
+    let stuffed = cobs::try_encode(&plain[..len + 4], &mut out[..]).map_err(|_| LinkEncodeError::TooLong)?;
     let end = out.get_mut(stuffed).ok_or(LinkEncodeError::TooLong)?;
     *end = 0;
     Ok(&out[..=stuffed])

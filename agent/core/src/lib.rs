@@ -1,1 +1,24 @@
+//! The in-vehicle gateway as a state machine: CAN frames in, numbered envelopes out.
+//!
+//! ```text
+//! CanFrame -> decoder (DBC, J1939 PGN) -> Row -> collect (campaigns) -> batch (columns) -> envelope
+//!          \-> j1939 (transport, DM1) \
+//!          \-> isotp -> obd (VIN, DTC) -> faults (opened, closed) -> envelope, fast lane
+//! ```
+//!
+//! Nothing here does I/O or reads a clock: time is an argument, bytes come and go through [`gateway::Gateway`].
+//! Broken input is counted in [`gateway::Counters`] with its reason, never an error upward and never a panic.
+#![warn(missing_docs)]
 
+pub mod batch;
+pub mod collect;
+pub mod dbc;
+pub mod decoder;
+pub mod faults;
+pub mod gateway;
+pub mod isotp;
+pub mod j1939;
+mod multiplex;
+pub mod obd;
+pub mod vin;
+pub mod vss;

@@ -47,8 +47,7 @@ pub fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let z = days + 719_468;
     let era = z.div_euclid(146_097);
     let day_of_era = z.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
@@ -116,7 +115,14 @@ mod tests {
 
     #[test]
     fn other_texts_are_no_times() {
-        for text in ["", "2021-02-29T00:00:00Z", "2021-10-25", "2021-10-25T24:00:00Z", "2021-1-5T00:00:00Z", "2021-10-25T19:00:55.Z"] {
+        for text in [
+            "",
+            "2021-02-29T00:00:00Z",
+            "2021-10-25",
+            "2021-10-25T24:00:00Z",
+            "2021-1-5T00:00:00Z",
+            "2021-10-25T19:00:55.Z",
+        ] {
             assert_eq!(parse_rfc3339(text), None, "{text}");
         }
         assert_eq!(parse_rfc3339("1970-01-01T00:00:01.5Z"), Some(1_500_000));

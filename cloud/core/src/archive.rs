@@ -61,9 +61,11 @@ pub async fn write(
     received_us: i64,
     compressed: Vec<u8>,
 ) -> Result<(), PortError> {
-    objects.put(&object_path(first, received_us), compressed.into()).await.map(|_| ()).map_err(|error| {
-        PortError::Unavailable { service: "object store", reason: error.to_string() }
-    })
+    objects
+        .put(&object_path(first, received_us), compressed.into())
+        .await
+        .map(|_| ())
+        .map_err(|error| PortError::Unavailable { service: "object store", reason: error.to_string() })
 }
 
 #[cfg(test)]

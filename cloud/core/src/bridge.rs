@@ -115,10 +115,8 @@ mod tests {
         let snapshot = Snapshot::default();
         let mut payloads: Vec<_> = [4, 2, 3, 9, 3].map(|sequence| payload(vehicle_id, sequence)).into();
         payloads.push(b"garbage".to_vec());
-        let records: Vec<_> = payloads
-            .into_iter()
-            .map(|payload| record(&snapshot, &topic, payload, 1).unwrap())
-            .collect();
+        let records: Vec<_> =
+            payloads.into_iter().map(|payload| record(&snapshot, &topic, payload, 1).unwrap()).collect();
         let range = |first, last| SequenceRange {
             boot_id: BootId { counter: 1, spool: 2 },
             lane: Lane::Bulk,

@@ -84,10 +84,7 @@ mod tests {
     fn same_envelope_again_gives_the_same_edges() {
         let observations = [(10, Some(true)), (20, Some(false)), (30, None)];
         let (edges, condition) = judge(None, "k", envelope(1), observations);
-        assert_eq!(
-            edges,
-            [Edge { opened: true, index: 0 }, Edge { opened: false, index: 1 }]
-        );
+        assert_eq!(edges, [Edge { opened: true, index: 0 }, Edge { opened: false, index: 1 }]);
         let (again, condition_again) = judge(Some(&condition), "k", envelope(1), observations);
         assert_eq!((again, condition_again), (edges, condition));
     }

@@ -60,8 +60,7 @@ mod tests {
         assert_eq!(decode(&key, "sub_a", &cursor).as_deref(), Ok("41"));
         assert_eq!(decode(&key, "sub_b", &cursor), Err(CursorError));
         assert_eq!(decode(&CursorKey([4; 32]), "sub_a", &cursor), Err(CursorError));
-        let forged =
-            cursor.replace(&URL_SAFE_NO_PAD.encode("sub_a:41"), &URL_SAFE_NO_PAD.encode("sub_a:1"));
+        let forged = cursor.replace(&URL_SAFE_NO_PAD.encode("sub_a:41"), &URL_SAFE_NO_PAD.encode("sub_a:1"));
         assert_ne!(forged, cursor);
         assert_eq!(decode(&key, "sub_a", &forged), Err(CursorError));
         assert_eq!(decode(&key, "sub_a", "c1..AAAA"), Err(CursorError));

@@ -171,8 +171,8 @@ impl Enricher {
             Some(id) => self.manifests.get(id).await?,
             None => None,
         };
-        let content = decode_content(&envelope, manifest.as_deref())
-            .map_err(|error| refuse(error.to_string()))?;
+        let content =
+            decode_content(&envelope, manifest.as_deref()).map_err(|error| refuse(error.to_string()))?;
         let mut enriched = Enriched::default();
         for grant in grants {
             let context = context(&envelope.header, grant, event, &snapshot);
@@ -202,9 +202,12 @@ impl Enricher {
         if masks.keys().next().is_some_and(|(held, ..)| *held != version) {
             masks.clear();
         }
-        Arc::clone(
-            masks.entry(key).or_insert_with(|| Arc::new(grant.entitlement.mask.compile(manifest))),
-        )
+        Arc::clone(masks.entry(key).or_insert_with(|| Arc::new(grant.entitlement.mask.compile(manifest))))
+    }
+
+    /// Forgets the conditions in memory, to be read from the store again: what was judged was not published.
+    pub fn forget_conditions(&self) {
+        lock(&self.conditions).clear();
     }
 
     async fn load_conditions(&self, vehicle_id: VehicleId) -> Result<(), PortError> {
@@ -230,8 +233,7 @@ impl Enricher {
     ) -> Vec<usize> {
         let mut conditions = lock(&self.conditions);
         let of_vehicle = conditions.entry(header.vehicle_id).or_default();
-        let (edges, condition) =
-            judge(of_vehicle.get(key), key, header.key(), observations.iter().copied());
+        let (edges, condition) = judge(of_vehicle.get(key), key, header.key(), observations.iter().copied());
         of_vehicle.insert(key.to_owned(), condition.clone());
         enriched.conditions.push((header.vehicle_id, condition));
         edges.into_iter().filter(|edge| edge.opened).map(|edge| edge.index).collect()

@@ -113,10 +113,7 @@ async fn load(
     import: &mut Import,
 ) -> Result<(), PortError> {
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(file);
-    let layout = reader
-        .headers()
-        .map_err(|error| error.to_string())
-        .and_then(Layout::read);
+    let layout = reader.headers().map_err(|error| error.to_string()).and_then(Layout::read);
     let layout = match layout {
         Ok(layout) => layout,
         Err(reason) => {

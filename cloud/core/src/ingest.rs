@@ -61,10 +61,26 @@ impl Ingest {
     /// Works off a batch. An error means that a service is not available and nothing may be checkpointed; the same
     /// batch must be given again.
     pub async fn handle(&self, records: &[Record]) -> Result<(), PortError> {
-        let unparked = self.take_manifests(records).await?;
+        let arrived = self.take_manifests(records).await?;
+        self.work_off(records).await?;
+        for manifest_id in arrived {
+            loop {
+                let parked = self.store.parked(manifest_id, UNPARK_BATCH).await?;
+                if parked.is_empty() {
+                    break;
+                }
+                self.work_off(&parked).await?;
+                self.store.unpark(manifest_id, &parked).await?;
+            }
+        }
+        add(&self.counters.records_ingested, records.len() as u64);
+        Ok(())
+    }
+
+    async fn work_off(&self, records: &[Record]) -> Result<(), PortError> {
         let mut waiting: HashSet<(VehicleId, ManifestId)> = HashSet::new();
         let mut valid = Vec::new();
-        for record in records.iter().chain(unparked.iter().flat_map(|(_, records)| records)) {
+        for record in records {
             match self.judge(record).await? {
                 Verdict::Valid(item) => valid.push(*item),
                 Verdict::Refused(reason) => {
@@ -78,54 +94,35 @@ impl Ingest {
             }
         }
         self.store_and_publish(&valid).await?;
-        for (manifest_id, records) in &unparked {
-            self.store.unpark(*manifest_id, records).await?;
-        }
         for (vehicle_id, manifest_id) in waiting {
-            // A lost request is made again when the vehicle's next envelope is parked.
-            let _ = self.downlink.request(vehicle_id, &Down::WantManifest(manifest_id)).await;
+            let request = Down::WantManifest(manifest_id);
+            if let Err(error) = self.downlink.request(vehicle_id, &request).await {
+                // Asked again when the vehicle's next envelope is parked.
+                tracing::debug!(vehicle.id = %vehicle_id, %error, "manifest request not sent");
+            }
         }
-        add(&self.counters.records_ingested, records.len() as u64);
         Ok(())
     }
 
-    /// Stores the manifests in a batch first; returns the records that waited for them.
-    async fn take_manifests(
-        &self,
-        records: &[Record],
-    ) -> Result<Vec<(ManifestId, Vec<Record>)>, PortError> {
-        let mut arrived = Vec::new();
+    /// Stores the manifests in a batch before anything else is judged; returns which ones came.
+    async fn take_manifests(&self, records: &[Record]) -> Result<HashSet<ManifestId>, PortError> {
+        let mut arrived = HashSet::new();
         for record in records {
             let Ok(envelope) = Envelope::parse(&record.payload) else { continue };
             if envelope.header.vehicle_id != record.vehicle_id {
                 continue;
             }
             for section in envelope.sections().filter(|section| section.kind == SectionKind::Manifest) {
+                // What cannot be read is refused with its reason when the record is judged.
                 let Ok(encoding) = section.body() else { continue };
-                if Manifest::decode(&encoding).is_err() {
-                    continue;
-                }
-                let id = id_of_encoding(&encoding);
-                self.reference.put_manifest(id, &encoding).await?;
-                let parked = self.store.parked(id, UNPARK_BATCH).await?;
-                if !parked.is_empty() {
-                    arrived.push((id, parked));
+                if Manifest::decode(&encoding).is_ok() {
+                    let id = id_of_encoding(&encoding);
+                    self.reference.put_manifest(id, &encoding).await?;
+                    arrived.insert(id);
                 }
             }
         }
         Ok(arrived)
-    }
-
-    /// Takes up records that still wait for a manifest which is known by now; `true` while there are more. The shell
-    /// calls it between batches, since one manifest can free more records than one batch takes.
-    pub async fn unpark_more(&self, manifest_id: ManifestId) -> Result<bool, PortError> {
-        let records = self.store.parked(manifest_id, UNPARK_BATCH).await?;
-        if records.is_empty() || self.manifests.get(manifest_id).await?.is_none() {
-            return Ok(false);
-        }
-        self.handle(&records).await?;
-        self.store.unpark(manifest_id, &records).await?;
-        Ok(true)
     }
 
     async fn park(&self, manifest_id: ManifestId, record: &Record) -> Result<(), PortError> {

@@ -282,12 +282,7 @@ pub trait CustomerQueue: Send + Sync {
     /// Removes messages for good; how many of the receipts were current.
     async fn ack(&self, queue: &QueueName, receipts: &[Receipt], now_us: i64) -> Result<u64, PortError>;
     /// Makes messages visible again after a delay; how many of the receipts were current.
-    async fn nack(
-        &self,
-        queue: &QueueName,
-        receipts: &[Receipt],
-        visible_us: i64,
-    ) -> Result<u64, PortError>;
+    async fn nack(&self, queue: &QueueName, receipts: &[Receipt], visible_us: i64) -> Result<u64, PortError>;
     /// Sets messages aside as dead, with a reason; they are kept and counted, never received again.
     async fn bury(&self, queue: &QueueName, receipts: &[Receipt], reason: &str) -> Result<u64, PortError>;
     /// Its numbers.

@@ -95,9 +95,8 @@ impl Progress {
 /// The resources a subscription needs.
 pub fn resources(subscription: &Subscription) -> Vec<Resource> {
     let id = &subscription.id;
-    let rule = |class, target| {
-        Resource::Rule(Rule::of_subscription(&subscription.customer_id, id, class, target))
-    };
+    let rule =
+        |class, target| Resource::Rule(Rule::of_subscription(&subscription.customer_id, id, class, target));
     let mut resources = Vec::new();
     if subscription.terms.delivery.queue {
         resources.push(Resource::Queue(QueueName::Subscription(id.clone())));
@@ -161,8 +160,7 @@ impl Worker<'_> {
     async fn advance(&self, operation: &mut Operation) -> Result<(), PortError> {
         let subscription = operation.subscription_id.clone();
         let progress = &mut operation.progress;
-        let Some((step, state)) =
-            progress.steps.iter_mut().find(|(_, state)| *state == StepState::Pending)
+        let Some((step, state)) = progress.steps.iter_mut().find(|(_, state)| *state == StepState::Pending)
         else {
             progress.status = OperationStatus::Succeeded;
             return Ok(());

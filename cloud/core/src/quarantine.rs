@@ -104,10 +104,8 @@ pub async fn show(
 
 async fn read(objects: &Arc<dyn ObjectStore>, path: &Path) -> Result<SetAside, object_store::Error> {
     let bytes = objects.get(path).await?.bytes().await?;
-    serde_json::from_slice(&bytes).map_err(|error| object_store::Error::Generic {
-        store: "quarantine",
-        source: Box::new(error),
-    })
+    serde_json::from_slice(&bytes)
+        .map_err(|error| object_store::Error::Generic { store: "quarantine", source: Box::new(error) })
 }
 
 /// The newest entries, without payloads, at most [`LIST_MAX`].

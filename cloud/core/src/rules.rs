@@ -111,11 +111,7 @@ fn unsupported(at: &str, what: impl Into<String>) -> PatternError {
     PatternError::Unsupported { at: at.to_owned(), what: what.into() }
 }
 
-fn check_object(
-    fields: &serde_json::Map<String, Value>,
-    at: &str,
-    depth: usize,
-) -> Result<(), PatternError> {
+fn check_object(fields: &serde_json::Map<String, Value>, at: &str, depth: usize) -> Result<(), PatternError> {
     if depth > PATTERN_DEPTH_MAX {
         return Err(unsupported(at, format!("nested deeper than {PATTERN_DEPTH_MAX}")));
     }
@@ -227,7 +223,8 @@ mod tests {
     /// Expectations follow the examples of the EventBridge user guide, "Comparison operators".
     #[test]
     fn subset_matches_as_eventbridge_documents() {
-        let event = r#"{"source":"convoy.delivery","detail":{"meta":{"class":"alert","count":5,"tags":["a","b"]}}}"#;
+        let event =
+            r#"{"source":"convoy.delivery","detail":{"meta":{"class":"alert","count":5,"tags":["a","b"]}}}"#;
         for (pattern, expected) in [
             (r#"{"source":["convoy.delivery"]}"#, true),
             (r#"{"source":["other","convoy.delivery"]}"#, true),
@@ -270,10 +267,10 @@ mod tests {
 
     #[test]
     fn rule_of_a_subscription_matches_its_events_and_class_only() {
-        let (customer, subscription) = (CustomerId::from_bytes(&[1; 16]), SubscriptionId::from_bytes(&[2; 16]));
+        let (customer, subscription) =
+            (CustomerId::from_bytes(&[1; 16]), SubscriptionId::from_bytes(&[2; 16]));
         let target = Target::Queue(subscription.clone());
-        let rule =
-            Rule::of_subscription(&customer, &subscription, Some(EventClass::Telemetry), target);
+        let rule = Rule::of_subscription(&customer, &subscription, Some(EventClass::Telemetry), target);
         let event = |customer: &CustomerId, class: &str| {
             format!(
                 r#"{{"source":"convoy.delivery","detail":{{"meta":{{"customer_id":"{customer}","subscription_id":"{subscription}","class":"{class}"}}}}}}"#

@@ -12,8 +12,8 @@ use crate::identity::{CustomerId, CustomerKey, SubscriptionId, VehicleRef};
 use crate::mask::FieldMask;
 use crate::ports::PortError;
 use crate::reference::{
-    CustomerVehicle, Package, ReferenceDatabase, RoutingRows, Subscription, SubscriptionStatus,
-    Threshold, VehicleSelector,
+    CustomerVehicle, Package, ReferenceDatabase, RoutingRows, Subscription, SubscriptionStatus, Threshold,
+    VehicleSelector,
 };
 
 /// An active subscription, compiled.
@@ -76,7 +76,9 @@ impl Snapshot {
         for subscription in &rows.subscriptions {
             let package = packages.get(&(subscription.package.as_str(), subscription.package_version));
             let key = keys.get(&subscription.customer_id);
-            if let (SubscriptionStatus::Active, Some(package), Some(key)) = (subscription.status, package, key) {
+            if let (SubscriptionStatus::Active, Some(package), Some(key)) =
+                (subscription.status, package, key)
+            {
                 let entitlement = Arc::new(entitlement(subscription, package, key));
                 by_customer.entry(&subscription.customer_id).or_default().push(entitlement);
             }

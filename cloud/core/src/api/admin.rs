@@ -37,10 +37,7 @@ pub(crate) async fn create_import(
 /// The newest imports.
 #[utoipa::path(get, path = "/admin/v1/imports", tag = "admin", security(("api_key" = [])),
     responses((status = 200, body = Vec<Import>), (status = 401, body = Problem), (status = 403, body = Problem)))]
-pub(crate) async fn list_imports(
-    State(api): Shared,
-    Admin: Admin,
-) -> Result<Json<Vec<Import>>, Problem> {
+pub(crate) async fn list_imports(State(api): Shared, Admin: Admin) -> Result<Json<Vec<Import>>, Problem> {
     Ok(Json(api.reference.imports(IMPORTS_LISTED_MAX).await?))
 }
 

@@ -11,9 +11,10 @@ use super::auth::Tenant;
 use super::fleet::{own_subscription, read_cursor};
 use super::page::{EventPage, Page, events, limit};
 use super::problem::{JsonBody, QueryOf};
-use super::{FieldFault, Problem, Shared};
+use super::{Api, FieldFault, Problem, Shared};
 use crate::ambient::rfc3339;
 use crate::cursor;
+use crate::identity::CustomerId;
 use crate::ports::{QueueName, Receipt};
 
 const EVENTS_PER_PAGE: u32 = 100;
@@ -85,6 +86,16 @@ pub(crate) async fn read_feed(
     Ok(events(&bodies, &Page { cursor, has_more: page.has_more, poll_after_ms }))
 }
 
+/// The queue of the caller's subscription.
+async fn own_queue(api: &Api, customer: &CustomerId, id: &str) -> Result<QueueName, Problem> {
+    let subscription = own_subscription(api, customer, id).await?;
+    if subscription.terms.delivery.queue {
+        Ok(QueueName::Subscription(subscription.id))
+    } else {
+        Err(Problem::conflict("no-queue", "the subscription has no queue; read its feed"))
+    }
+}
+
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PullRequest {
@@ -125,14 +136,14 @@ fn in_range(pointer: &str, value: u32, min: u32, max: u32, faults: &mut Vec<Fiel
 #[utoipa::path(post, path = "/v1/subscriptions/{id}/stream/pull", tag = "stream", security(("api_key" = [])),
     params(("id" = String, Path, description = "The subscription")), request_body = PullRequest,
     responses((status = 200, body = PullResponse), (status = 400, body = Problem), (status = 401, body = Problem),
-        (status = 404, body = Problem), (status = 422, body = Problem)))]
+        (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
 pub(crate) async fn pull(
     State(api): Shared,
     Tenant(customer): Tenant,
     Path(id): Path<String>,
     JsonBody(request): JsonBody<PullRequest>,
 ) -> Result<Response, Problem> {
-    let queue = QueueName::Subscription(own_subscription(&api, &customer, &id).await?.id);
+    let queue = own_queue(&api, &customer, &id).await?;
     let (messages_max, lease_s) =
         (request.max_messages.unwrap_or(10), request.lease_s.unwrap_or(LEASE_S_DEFAULT));
     let mut faults = Vec::new();
@@ -143,8 +154,7 @@ pub(crate) async fn pull(
     }
     let lease_us = i64::from(lease_s) * 1_000_000;
     let now_us = api.ambient.now_us();
-    let received =
-        api.queue.receive(&queue, messages_max, PULL_BYTES_MAX, lease_us, now_us).await?;
+    let received = api.queue.receive(&queue, messages_max, PULL_BYTES_MAX, lease_us, now_us).await?;
     let mut out = b"{\"messages\":[".to_vec();
     for (index, message) in received.iter().enumerate() {
         let comma = if index > 0 { "," } else { "" };
@@ -209,14 +219,14 @@ fn receipts(texts: &[String]) -> Result<Vec<Receipt>, Problem> {
 #[utoipa::path(post, path = "/v1/subscriptions/{id}/stream/ack", tag = "stream", security(("api_key" = [])),
     params(("id" = String, Path, description = "The subscription")), request_body = AckRequest,
     responses((status = 200, body = AckResponse), (status = 400, body = Problem), (status = 401, body = Problem),
-        (status = 404, body = Problem), (status = 422, body = Problem)))]
+        (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
 pub(crate) async fn ack(
     State(api): Shared,
     Tenant(customer): Tenant,
     Path(id): Path<String>,
     JsonBody(request): JsonBody<AckRequest>,
 ) -> Result<Json<AckResponse>, Problem> {
-    let queue = QueueName::Subscription(own_subscription(&api, &customer, &id).await?.id);
+    let queue = own_queue(&api, &customer, &id).await?;
     let receipts = receipts(&request.receipts)?;
     let accepted = api.queue.ack(&queue, &receipts, api.ambient.now_us()).await?;
     Ok(Json(AckResponse { accepted, stale: receipts.len() as u64 - accepted }))
@@ -226,14 +236,14 @@ pub(crate) async fn ack(
 #[utoipa::path(post, path = "/v1/subscriptions/{id}/stream/nack", tag = "stream", security(("api_key" = [])),
     params(("id" = String, Path, description = "The subscription")), request_body = NackRequest,
     responses((status = 200, body = AckResponse), (status = 400, body = Problem), (status = 401, body = Problem),
-        (status = 404, body = Problem), (status = 422, body = Problem)))]
+        (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
 pub(crate) async fn nack(
     State(api): Shared,
     Tenant(customer): Tenant,
     Path(id): Path<String>,
     JsonBody(request): JsonBody<NackRequest>,
 ) -> Result<Json<AckResponse>, Problem> {
-    let queue = QueueName::Subscription(own_subscription(&api, &customer, &id).await?.id);
+    let queue = own_queue(&api, &customer, &id).await?;
     let mut faults = Vec::new();
     in_range("/delay_s", request.delay_s, 0, DELAY_S_MAX, &mut faults);
     if !faults.is_empty() {
@@ -258,13 +268,14 @@ pub(crate) struct StreamStats {
 /// Numbers of the queue.
 #[utoipa::path(get, path = "/v1/subscriptions/{id}/stream/stats", tag = "stream", security(("api_key" = [])),
     params(("id" = String, Path, description = "The subscription")),
-    responses((status = 200, body = StreamStats), (status = 401, body = Problem), (status = 404, body = Problem)))]
+    responses((status = 200, body = StreamStats), (status = 401, body = Problem), (status = 404, body = Problem),
+        (status = 409, body = Problem)))]
 pub(crate) async fn stats(
     State(api): Shared,
     Tenant(customer): Tenant,
     Path(id): Path<String>,
 ) -> Result<Json<StreamStats>, Problem> {
-    let queue = QueueName::Subscription(own_subscription(&api, &customer, &id).await?.id);
+    let queue = own_queue(&api, &customer, &id).await?;
     let stats = api.queue.stats(&queue, api.ambient.now_us()).await?;
     Ok(Json(StreamStats {
         visible: stats.visible,

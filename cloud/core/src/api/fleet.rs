@@ -89,8 +89,7 @@ pub(crate) async fn list_vehicles(
         .last()
         .filter(|_| has_more)
         .map(|(vehicle_ref, _)| cursor::encode(&api.cursor_key, "vehicles", vehicle_ref.as_str()));
-    let data =
-        found.into_iter().map(|(vehicle_ref, vehicle)| vehicle_json(&snapshot, vehicle_ref, vehicle));
+    let data = found.into_iter().map(|(vehicle_ref, vehicle)| vehicle_json(&snapshot, vehicle_ref, vehicle));
     Ok(Json(VehiclePage { data: data.collect(), page: Page { cursor, has_more, poll_after_ms: None } }))
 }
 
@@ -105,8 +104,7 @@ fn find<'s>(
     text: &str,
 ) -> Result<(VehicleRef, &'s CustomerVehicle), Problem> {
     let vehicle_ref: VehicleRef = text.parse().map_err(|_| Problem::not_found("vehicle"))?;
-    let vehicle =
-        snapshot.vehicle(customer, &vehicle_ref).ok_or_else(|| Problem::not_found("vehicle"))?;
+    let vehicle = snapshot.vehicle(customer, &vehicle_ref).ok_or_else(|| Problem::not_found("vehicle"))?;
     Ok((vehicle_ref, vehicle))
 }
 
@@ -237,9 +235,10 @@ pub(crate) async fn vehicle_events(
     for stored in &found {
         project(&api, snapshot.version, stored, &grants, &mut bodies).await?;
     }
-    let cursor = found.last().filter(|_| has_more).map(|last| {
-        cursor::encode(&api.cursor_key, &scope, &format!("{}/{}", last.first_us, last.key))
-    });
+    let cursor = found
+        .last()
+        .filter(|_| has_more)
+        .map(|last| cursor::encode(&api.cursor_key, &scope, &format!("{}/{}", last.first_us, last.key)));
     Ok(events(&bodies, &Page { cursor, has_more, poll_after_ms: None }))
 }
 
@@ -304,11 +303,8 @@ async fn project(
             let mask = grant.entitlement.mask.compile(manifest);
             event::telemetry(&context, manifest, &content.columns, &mask)
         });
-        let dtcs = grant
-            .entitlement
-            .diagnostics
-            .then(|| event::dtc_changes(&context, &content.dtcs))
-            .flatten();
+        let dtcs =
+            grant.entitlement.diagnostics.then(|| event::dtc_changes(&context, &content.dtcs)).flatten();
         bodies.extend(telemetry.into_iter().chain(dtcs).map(|rendered| rendered.body));
     }
     Ok(())

@@ -17,8 +17,8 @@ use crate::identity::{OperationId, SubscriptionId};
 use crate::mask::{FieldSelection, PATTERNS_MAX};
 use crate::provision::{OperationStatus, StepState, plan_create, plan_remove};
 use crate::reference::{
-    Customer, Delivery, Operation, Package, Subscription, SubscriptionStatus, SubscriptionTerms,
-    Threshold, VehicleSelector,
+    Customer, Delivery, Operation, Package, Subscription, SubscriptionStatus, SubscriptionTerms, Threshold,
+    VehicleSelector,
 };
 
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 200;
@@ -76,7 +76,8 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
         .filter(|key| !key.is_empty() && key.len() <= IDEMPOTENCY_KEY_BYTES_MAX)
         .map(|key| Some(key.to_owned()))
         .ok_or_else(|| {
-            let detail = format!("Idempotency-Key must be 1 to {IDEMPOTENCY_KEY_BYTES_MAX} visible characters");
+            let detail =
+                format!("Idempotency-Key must be 1 to {IDEMPOTENCY_KEY_BYTES_MAX} visible characters");
             Problem::bad_request("bad-header", detail)
         })
 }
@@ -141,11 +142,7 @@ impl Faults {
     }
 }
 
-async fn validate(
-    api: &Api,
-    customer: &Customer,
-    new: NewSubscription,
-) -> Result<Subscription, Problem> {
+async fn validate(api: &Api, customer: &Customer, new: NewSubscription) -> Result<Subscription, Problem> {
     let mut faults = Faults::default();
     let packages = api.reference.packages().await?;
     let package = choose_package(&packages, &new.package);
@@ -298,7 +295,8 @@ pub(crate) async fn end_subscription(
 ) -> Result<(StatusCode, Json<SubscriptionAccepted>), Problem> {
     let subscription = find_subscription(&api, &id).await?;
     if subscription.status != SubscriptionStatus::Active {
-        let detail = format!("the subscription is {}, only an active one can be ended", subscription.status.as_str());
+        let detail =
+            format!("the subscription is {}, only an active one can be ended", subscription.status.as_str());
         return Err(Problem::conflict("not-active", detail));
     }
     let operation = Operation {

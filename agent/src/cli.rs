@@ -1,0 +1,221 @@
+//! The subcommands of `convoy-agent`, and their exit codes (those of sysexits.h).
+
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use convoy_agent_core::dbc;
+use convoy_agent_core::gateway::{Gateway, GatewayConfig};
+use convoy_agent_core::vss::VssMap;
+use convoy_protocol::id::BootId;
+use convoy_protocol::time::ClockQuality;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::{error, info};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::causes::with_causes;
+use crate::config::{self, ConfigFault, Loaded, Overrides};
+use crate::decode::{self, DecodeError, DecodeRequest};
+use crate::metrics::Metrics;
+use crate::replay::ReplaySource;
+use crate::run::{self, RunError};
+use crate::source::SourceError;
+use crate::spool::SpoolError;
+
+/// `EX_USAGE`: the configuration has faults.
+pub const EXIT_USAGE: u8 = 64;
+/// `EX_DATAERR`: a DBC file cannot be used.
+pub const EXIT_DATA: u8 = 65;
+/// `EX_NOINPUT`: a file cannot be opened.
+pub const EXIT_NO_INPUT: u8 = 66;
+/// `EX_CANTCREAT`: the spool cannot be opened.
+pub const EXIT_CANNOT_CREATE: u8 = 73;
+/// `EX_IOERR`: a file cannot be read to its end, or output not written.
+pub const EXIT_IO: u8 = 74;
+
+/// Logs to stderr what `RUST_LOG` asks for (`info`, `convoy_agent=debug`, ...; by default `info`), for the whole process.
+pub fn log_to_stderr() {
+    // Targets, not EnvFilter, whose regular expressions would be a tenth of the binary.
+    let wanted = std::env::var("RUST_LOG").unwrap_or_default();
+    let targets = wanted.parse::<Targets>().ok().filter(|_| !wanted.is_empty());
+    let targets = targets.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let ansi = io::stderr().is_terminal();
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(ansi);
+    tracing_subscriber::registry().with(lines).with(targets).init();
+}
+
+/// Runs the agent until its log has been sent, or until SIGINT or SIGTERM.
+pub async fn run(path: &Path, overrides: Overrides) -> ExitCode {
+    let Loaded { agent, replay } = match config::load(path, overrides) {
+        Ok(loaded) => loaded,
+        Err(faults) => return refuse(path, &faults),
+    };
+    let source = match ReplaySource::open(replay) {
+        Ok(source) => source,
+        Err(error) => return fail(&error.into()),
+    };
+    let (stop, shutdown) = watch::channel(false);
+    let signals = async move {
+        let (Ok(mut interrupt), Ok(mut terminate)) =
+            (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+        else {
+            error!("signals cannot be handled: stop the agent with SIGKILL");
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        info!("stopping: what is open is spooled");
+        stop.send_replace(true);
+        std::future::pending::<()>().await;
+    };
+    let result = tokio::select! {
+        result = run::run(agent, source, shutdown, Arc::new(Metrics::default())) => result,
+        () = signals => return ExitCode::FAILURE,
+    };
+    match result {
+        Ok(summary) => {
+            info!(
+                frames = summary.frames,
+                samples = summary.samples,
+                envelopes_spooled = summary.envelopes_spooled,
+                envelopes_stored = summary.envelopes_stored,
+                envelopes_quarantined = summary.envelopes_quarantined,
+                envelopes_dropped = summary.envelopes_dropped,
+                records_damaged = summary.records_damaged,
+                lines_damaged = summary.lines_damaged,
+                is_drained = summary.is_drained,
+                "agent ended"
+            );
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &RunError) -> ExitCode {
+    error!("{}", with_causes(error));
+    ExitCode::from(match error {
+        RunError::Dbc(_) => EXIT_DATA,
+        RunError::UnknownBus { .. } | RunError::Tls(_) => EXIT_USAGE,
+        RunError::Spool(SpoolError::Identity(_) | SpoolError::Lane { .. } | SpoolError::Io { .. }) => {
+            EXIT_CANNOT_CREATE
+        }
+        RunError::Source(SourceError::Open { .. }) => EXIT_NO_INPUT,
+        RunError::Source(SourceError::Read { .. }) => EXIT_IO,
+    })
+}
+
+/// Prints every fault of a configuration, or what would run.
+pub fn check(path: &Path) -> ExitCode {
+    let table = match config::load(path, Overrides::default()) {
+        Ok(loaded) => table(&loaded),
+        Err(faults) => return refuse(path, &faults),
+    };
+    match table {
+        Ok(table) => write_out(&table),
+        Err(fault) => refuse(path, &[fault]),
+    }
+}
+
+fn refuse(path: &Path, faults: &[ConfigFault]) -> ExitCode {
+    let mut stderr = io::stderr().lock();
+    for fault in faults {
+        // Nobody is left to tell when stderr is closed.
+        writeln!(stderr, "{}: {fault}", path.display()).unwrap_or(());
+    }
+    ExitCode::from(EXIT_USAGE)
+}
+
+fn write_out(text: &str) -> ExitCode {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::from(EXIT_IO),
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// What would run, one thing a line. Loads the DBC files as the agent would.
+fn table(loaded: &Loaded) -> Result<String, ConfigFault> {
+    let Loaded { agent, replay } = loaded;
+    let fault =
+        |error: RunError| ConfigFault { line: None, message: format!("dbc: {}", with_causes(&error)) };
+    let sources = run::dbc_sources(agent.dbcs.clone(), &replay.buses).map_err(fault)?;
+    let (decoder, warnings) = dbc::load(&sources, &VssMap::builtin()).map_err(|error| fault(error.into()))?;
+    let manifest_id = decoder.manifest_id();
+    let (messages, signals) = (decoder.manifest().messages.len(), decoder.manifest().signals.len());
+    let gateway_config = GatewayConfig {
+        vehicle_id: agent.vehicle_id,
+        boot_id: BootId { counter: 0, spool: 0 },
+        campaigns: agent.campaigns.clone(),
+        vin_expected: None,
+        manifest_known: true,
+        tails: Vec::new(),
+        agent_version: String::new(),
+        clock: ClockQuality::None,
+        monotonic_offset_us: 0,
+    };
+    let gateway = Gateway::new(gateway_config, Arc::new(decoder), 0);
+    let security = if agent.broker.tls.is_some() { "TLS" } else { "plain text" };
+    let mut lines = vec![
+        format!("vehicle   {}", agent.vehicle_id),
+        format!("broker    {}:{}, {security}", agent.broker.host, agent.broker.port),
+        format!(
+            "spool     {}, at most {} MiB, synced within {} ms",
+            agent.spool.dir.display(),
+            agent.spool.bytes_max >> 20,
+            agent.spool.sync_ms
+        ),
+        format!("source    {}, speed {}, times {}", replay.log, replay.speed, replay.time),
+    ];
+    lines.extend(
+        agent
+            .dbcs
+            .iter()
+            .map(|dbc| format!("dbc       {} for {}", dbc.name, dbc.bus.as_deref().unwrap_or("every bus"))),
+    );
+    lines.push(format!("manifest  {manifest_id}: {messages} messages, {signals} signals"));
+    lines.extend(gateway.campaigns().map(|(campaign, taken)| {
+        let (name, lane) = (&campaign.name, campaign.lane);
+        let (window_ms, batch) = (campaign.window_ms, campaign.batch_samples);
+        format!("campaign  {name}: {taken} signals, {lane} lane, {window_ms} ms or {batch} samples")
+    }));
+    lines.extend(warnings.iter().map(|warning| format!("warning   {warning}")));
+    Ok(lines.join("\n") + "\n")
+}
+
+/// Decodes a recording to standard output.
+pub fn decode(request: &DecodeRequest) -> ExitCode {
+    match decode::decode(request, io::stdout().lock()) {
+        Ok(summary) => {
+            let mut notes: Vec<String> = summary.warnings.iter().map(ToString::to_string).collect();
+            if let Some(damage) = summary.lines.damage() {
+                notes.push(format!("{} damaged lines skipped: {damage}", summary.lines.damaged));
+            }
+            notes.push(format!(
+                "{} frames, {} samples; left out: {} frames without a message, {} that do not fit it, {} values not available",
+                summary.lines.frames, summary.samples, summary.unknown, summary.undecodable, summary.not_available
+            ));
+            // With the output closed nobody waits for notes either.
+            if !summary.output_closed {
+                notes.iter().try_for_each(|note| writeln!(io::stderr(), "{note}")).unwrap_or(());
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            writeln!(io::stderr(), "{}", with_causes(&error)).unwrap_or(());
+            ExitCode::from(match error {
+                DecodeError::Input { ref source, .. } if source.kind() == io::ErrorKind::UnexpectedEof => {
+                    EXIT_IO
+                }
+                DecodeError::Input { .. } => EXIT_NO_INPUT,
+                DecodeError::Dbc(_) => EXIT_DATA,
+                DecodeError::Output(_) => EXIT_IO,
+            })
+        }
+    }
+}

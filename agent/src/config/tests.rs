@@ -1,0 +1,183 @@
+use super::*;
+
+const GOOD: &str = r#"
+[vehicle]
+id = "00112233445566778899aabbccddeeff"
+[broker]
+url = "mqtt://127.0.0.1"
+[spool]
+dir = "spool"
+[source]
+kind = "replay"
+log = "drive.log"
+[[dbc]]
+file = "a.dbc"
+bus = "can1"
+"#;
+
+fn directory() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("drive.log"), "(1.0) can1 123#00\n").unwrap();
+    fs::write(dir.path().join("a.dbc"), "VERSION \"\"\n").unwrap();
+    dir
+}
+
+fn faults(text: &str) -> Vec<String> {
+    let dir = directory();
+    let faults = parse(text, dir.path(), Overrides::default()).map(|_| ()).unwrap_err();
+    let dir = dir.path().display().to_string();
+    faults.iter().map(|fault| fault.to_string().replace(&dir, "DIR")).collect()
+}
+
+#[test]
+fn defaults_are_filled_in_and_paths_count_from_the_file() {
+    let dir = directory();
+    fs::write(dir.path().join("agent.toml"), GOOD).unwrap();
+    let overrides = Overrides { speed: Some(Speed::Max), time: Some(TimeBase::Now) };
+    let Loaded { agent, replay } = load(&dir.path().join("agent.toml"), overrides).unwrap();
+    assert_eq!((agent.broker.host.as_str(), agent.broker.port), ("127.0.0.1", 1883));
+    assert_eq!(agent.spool.dir, dir.path().join("spool"));
+    assert_eq!((agent.spool.bytes_max, agent.spool.segment_bytes), (256 << 20, 4 << 20));
+    assert_eq!((agent.spool.sync_ms, agent.campaigns), (1_000, vec![everything()]));
+    assert_eq!((replay.speed, replay.time, replay.repeat), (Speed::Max, TimeBase::Now, false));
+    assert_eq!(replay.buses, ["can1"]);
+}
+
+#[test]
+fn every_fault_is_reported_at_once_with_its_line() {
+    let text = r#"colour = "red"
+[vehicle]
+id = "0011"
+vin = "SHORT"
+nick = "x"
+[broker]
+url = "mqtt://broker.example"
+cert_file = "c.pem"
+[spool]
+bytes_max = 5
+sync_ms = "often"
+[source]
+kind = "serial"
+log = "missing.log"
+speed = -1.0
+repeat = 1
+[[dbc]]
+file = "missing.dbc"
+[[campaign]]
+name = "c"
+lane = "slow"
+window_ms = 99999999
+signals = [{ pattern = 5 }, { period_ms = -1, pattern = "a", extra = true }]
+"#;
+    assert_eq!(
+        faults(text),
+        [
+            "line 1: colour is not a key that the agent knows: use one of vehicle, broker, spool, source, dbc, campaign",
+            "line 3: vehicle.id = \"0011\": expected 32 hex digits, got 4 characters",
+            "line 4: vehicle.vin: a VIN has 17 characters, got 5",
+            "line 5: vehicle.nick is not a key that the agent knows: use one of id, vin",
+            "line 7: broker.url = \"mqtt://broker.example\": plain mqtt:// to another machine would send everything \
+             unencrypted; use mqtts:// with ca_file, or set broker.allow_plaintext = true",
+            "line 8: broker.cert_file = \"c.pem\": a certificate is of no use with mqtt://; write mqtts:// or remove it",
+            "line 9: spool.dir is missing: add dir = \"spool\"",
+            "line 10: spool.bytes_max = 5: it must be from 2097152 to 1099511627776",
+            "line 11: spool.sync_ms: expected a whole number, found string",
+            "line 13: source.kind = \"serial\": the only source is \"replay\", a recorded log",
+            "line 14: source.log = \"missing.log\": cannot read DIR/missing.log: No such file or directory (os error 2); \
+             name a candump log, plain or .gz",
+            "line 15: source.speed = \"-1.0\": expected a number above 0 and up to 10000, or max",
+            "line 16: source.repeat: expected true or false, found integer",
+            "line 18: dbc[1].file = \"missing.dbc\": cannot read DIR/missing.dbc: No such file or directory (os error 2)",
+            "line 21: campaign[1].lane = \"slow\": no such lane: expected fast or bulk",
+            "line 22: campaign[1].window_ms = 99999999: it must be from 0 to 3600000",
+            "line 23: campaign[1].signals[1].pattern: expected a text in quotes, found integer",
+            "line 23: campaign[1].signals[2].period_ms = -1: it must be from 0 to 4294967295",
+            "line 23: campaign[1].signals[2].extra is not a key that the agent knows: use one of pattern, period_ms",
+        ]
+    );
+}
+
+#[test]
+fn an_empty_file_names_everything_that_is_missing() {
+    assert_eq!(
+        faults(""),
+        [
+            "vehicle.id is missing: add id = \"00112233445566778899aabbccddeeff\"",
+            "broker.url is missing: add url = \"mqtt://127.0.0.1:1883\"",
+            "spool.dir is missing: add dir = \"spool\"",
+            "source.kind is missing: add kind = \"replay\"",
+            "source.log is missing: add log = \"drive.log.gz\"",
+            "no [[dbc]] section: add one with file = \"signals.dbc\", or nothing can be decoded",
+        ]
+    );
+}
+
+#[test]
+fn text_that_is_not_toml_is_named_by_line_beside_the_other_faults() {
+    let faults =
+        faults(&GOOD.replace("kind = \"replay\"", "kind = ").replace("[vehicle]\n", "[vehicle]\nx = 1\n"));
+    assert!(faults.iter().any(|fault| fault.starts_with("line 10: not TOML:")), "{faults:?}");
+    assert!(faults.iter().any(|fault| fault.starts_with("line 3: vehicle.x is not a key")), "{faults:?}");
+}
+
+#[test]
+fn broker_urls_have_a_host_and_a_port() {
+    let parse = |url| BrokerUrl::parse(url).map(|url| (url.tls, url.host, url.port));
+    assert_eq!(parse("mqtt://localhost"), Ok((false, "localhost".into(), 1883)));
+    assert_eq!(parse("mqtts://b.example/"), Ok((true, "b.example".into(), 8883)));
+    assert_eq!(parse("mqtt://[::1]:99"), Ok((false, "[::1]".into(), 99)));
+    for url in [
+        "http://a",
+        "mqtt://",
+        "mqtt://a:0",
+        "mqtt://a:65536",
+        "mqtt://a:b",
+        "mqtt://u@a",
+        "mqtt://::1",
+        "mqtt://a/b",
+        "mqtts://[::1]",
+        "mqtt://[::1",
+    ] {
+        assert!(parse(url).is_err(), "{url}");
+    }
+    assert!(is_loopback("127.9.9.9") && is_loopback("[::1]") && !is_loopback("10.0.0.1"));
+}
+
+#[test]
+fn tls_needs_an_authority_and_both_halves_of_a_client_certificate() {
+    let with = |broker: &str| faults(&GOOD.replace("url = \"mqtt://127.0.0.1\"", broker));
+    assert_eq!(
+        with("url = \"mqtts://b.example\"\nkey_file = \"k.pem\""),
+        [
+            "line 5: broker.url = \"mqtts://b.example\": mqtts:// needs broker.ca_file, the certificate that the \
+             broker's comes from",
+            "line 6: broker.key_file = \"k.pem\": it needs broker.cert_file beside it",
+        ]
+    );
+    let missing = with("url = \"mqtts://b.example\"\nca_file = \"a.dbc\"");
+    assert_eq!(
+        missing,
+        ["line 6: broker.ca_file = \"a.dbc\": TLS cannot be set up: DIR/a.dbc has no certificate"]
+    );
+}
+
+#[test]
+fn the_example_is_good_once_its_files_are_there_and_says_what_the_defaults_are() {
+    let dir = directory();
+    fs::write(dir.path().join("drive.log.gz"), "(1.0) can1 123#00\n").unwrap();
+    fs::write(dir.path().join("signals.dbc"), "VERSION \"\"\n").unwrap();
+    let example = include_str!("../../examples/agent.toml");
+    let loaded = parse(example, dir.path(), Overrides::default()).unwrap();
+    let uncommented: String = example
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(key) if key.contains(" = ") && !key.contains(['.', '`']) => format!("{key}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    let explicit = parse(&uncommented, dir.path(), Overrides::default());
+    assert_eq!(loaded.agent.campaigns, vec![everything()]);
+    let explicit = explicit.unwrap_or_else(|faults| panic!("{faults:?}\n{uncommented}"));
+    assert_eq!(explicit.agent.spool, loaded.agent.spool);
+    assert_eq!((explicit.replay.time, explicit.replay.repeat), (loaded.replay.time, loaded.replay.repeat));
+}

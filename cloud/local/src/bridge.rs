@@ -1,0 +1,240 @@
+//! The bridge: MQTT publishes of the vehicles into the stream, acknowledgements back when they are durable.
+//!
+//! Two connections to the broker, so that a reader that waits for the disk never holds up what is written. Reading is
+//! at QoS 0: a publish that gets lost here was not acknowledged, and the vehicle sends it again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use async_trait::async_trait;
+use bytes::Bytes;
+use convoy_cloud_core::ambient::Ambient;
+use convoy_cloud_core::bridge;
+use convoy_cloud_core::counters::{Counters, add};
+use convoy_cloud_core::ports::{Downlink, PortError, Stream};
+use convoy_cloud_core::record::Record;
+use convoy_cloud_core::snapshot::SnapshotCell;
+use convoy_protocol::downlink::Down;
+use convoy_protocol::envelope::ENVELOPE_BYTES_MAX;
+use convoy_protocol::id::VehicleId;
+use convoy_protocol::topic;
+use rumqttc::{
+    AsyncClient, Event, EventLoop, MqttOptions, Packet, Publish, QoS, TlsConfiguration, Transport,
+};
+use tokio::sync::{mpsc, watch};
+
+use crate::config::BrokerUrl;
+
+/// Publishes that wait for the stream, at most; beyond it the connection is not read.
+const WAITING_MAX: usize = 4_096;
+/// Records in one append, at most.
+const APPEND_RECORDS_MAX: usize = 1_024;
+/// Payload bytes in one append, at most; far less than a stream segment.
+const APPEND_BYTES_MAX: usize = 16 << 20;
+/// MQTT packets waiting to be written, at most.
+const REQUESTS_MAX: usize = 4_096;
+/// What a vehicle is told to wait when the stream takes nothing.
+const RETRY_AFTER_MS: u32 = 2_000;
+const RECONNECT_MIN: Duration = Duration::from_millis(100);
+const RECONNECT_MAX: Duration = Duration::from_secs(5);
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// The bridge's ports.
+pub struct Bridge {
+    /// Where records go.
+    pub stream: Arc<dyn Stream>,
+    /// Where acknowledgements go.
+    pub downlink: Arc<MqttDownlink>,
+    /// For partition keys.
+    pub snapshot: Arc<SnapshotCell>,
+    /// What is counted.
+    pub counters: Arc<Counters>,
+    /// The clock.
+    pub ambient: Ambient,
+}
+
+/// Publishes to vehicles.
+pub struct MqttDownlink {
+    client: AsyncClient,
+    connected: Arc<AtomicBool>,
+}
+
+impl MqttDownlink {
+    /// Is there a connection now?
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    fn send(&self, topic: String, down: &Down) -> Result<(), PortError> {
+        // Never waits: a lost acknowledgement costs one repeated envelope, a wait would hold up the bridge.
+        self.client
+            .try_publish(topic, QoS::AtMostOnce, false, down.encode())
+            .map_err(|error| PortError::Unavailable { service: "broker", reason: error.to_string() })
+    }
+}
+
+#[async_trait]
+impl Downlink for MqttDownlink {
+    async fn ack(&self, vehicle_id: VehicleId, down: &Down) -> Result<(), PortError> {
+        self.send(topic::down_ack(vehicle_id), down)
+    }
+
+    async fn request(&self, vehicle_id: VehicleId, down: &Down) -> Result<(), PortError> {
+        self.send(topic::down_state(vehicle_id), down)
+    }
+}
+
+fn options(url: &BrokerUrl, client_id: String) -> Result<MqttOptions> {
+    let mut options = MqttOptions::new(client_id, url.host.clone(), url.port);
+    options.set_keep_alive(KEEP_ALIVE);
+    let packet_max = ENVELOPE_BYTES_MAX + 1_024;
+    options.set_max_packet_size(packet_max, packet_max);
+    if let Some(tls) = &url.tls {
+        let read =
+            |path: &std::path::Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));
+        let client_auth = match &tls.client {
+            Some((certificate, key)) => Some((read(certificate)?, read(key)?)),
+            None => None,
+        };
+        options.set_transport(Transport::Tls(TlsConfiguration::Simple {
+            ca: read(&tls.ca_file)?,
+            alpn: None,
+            client_auth,
+        }));
+    }
+    Ok(options)
+}
+
+/// Starts the writing connection.
+pub fn start_downlink(
+    url: &BrokerUrl,
+    ambient: &Ambient,
+    shutdown: watch::Receiver<bool>,
+) -> Result<Arc<MqttDownlink>> {
+    let id = format!("convoy-down-{:016x}", u64::from_le_bytes(ambient.random()));
+    let (client, events) = AsyncClient::new(options(url, id)?, REQUESTS_MAX);
+    let connected = Arc::new(AtomicBool::new(false));
+    tokio::spawn(drive(events, Arc::clone(&connected), shutdown, None));
+    Ok(Arc::new(MqttDownlink { client, connected }))
+}
+
+/// Where the reading connection hands on what it reads.
+struct Uplink {
+    client: AsyncClient,
+    publishes: mpsc::Sender<Publish>,
+}
+
+/// Runs a connection until shutdown, connecting again whenever it breaks.
+async fn drive(
+    mut events: EventLoop,
+    connected: Arc<AtomicBool>,
+    mut shutdown: watch::Receiver<bool>,
+    uplink: Option<Uplink>,
+) {
+    let mut wait = RECONNECT_MIN;
+    loop {
+        let event = tokio::select! {
+            event = events.poll() => event,
+            _ = shutdown.wait_for(|stop| *stop) => return,
+        };
+        match event {
+            Ok(Event::Incoming(Packet::ConnAck(_))) => {
+                wait = RECONNECT_MIN;
+                connected.store(true, Ordering::Relaxed);
+                if let Some(uplink) = &uplink
+                    && uplink.client.try_subscribe(topic::UPLINK_FILTER, QoS::AtMostOnce).is_err()
+                {
+                    tracing::error!("bridge: no room for the subscription, connecting again");
+                    events.clean();
+                }
+            }
+            Ok(Event::Incoming(Packet::Publish(publish))) => {
+                if let Some(uplink) = &uplink
+                    && uplink.publishes.send(publish).await.is_err()
+                {
+                    return;
+                }
+            }
+            Ok(_) => {}
+            Err(error) => {
+                if connected.swap(false, Ordering::Relaxed) || wait == RECONNECT_MIN {
+                    tracing::warn!(%error, "bridge: connection to the broker is down, trying again");
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    _ = shutdown.wait_for(|stop| *stop) => return,
+                }
+                wait = (wait * 2).min(RECONNECT_MAX);
+            }
+        }
+    }
+}
+
+impl Bridge {
+    /// Reads the broker until shutdown. What was read by then is appended and acknowledged before it returns.
+    pub async fn run(self, url: &BrokerUrl, shutdown: watch::Receiver<bool>) -> Result<()> {
+        let id = format!("convoy-up-{:016x}", u64::from_le_bytes(self.ambient.random()));
+        let (client, events) = AsyncClient::new(options(url, id)?, REQUESTS_MAX);
+        let (publishes, mut waiting) = mpsc::channel(WAITING_MAX);
+        let uplink = Uplink { client, publishes };
+        let reader = tokio::spawn(drive(events, Arc::default(), shutdown, Some(uplink)));
+        let mut batch = Vec::new();
+        while waiting.recv_many(&mut batch, APPEND_RECORDS_MAX).await > 0 {
+            add(&self.counters.publishes, batch.len() as u64);
+            let mut records: Vec<Record> = Vec::with_capacity(batch.len());
+            let mut bytes = 0;
+            for publish in batch.drain(..) {
+                let Some(record) = self.record(&publish) else { continue };
+                bytes += record.payload.len();
+                records.push(record);
+                if bytes >= APPEND_BYTES_MAX {
+                    self.append(&std::mem::take(&mut records)).await;
+                    bytes = 0;
+                }
+            }
+            self.append(&records).await;
+        }
+        reader.await?;
+        Ok(())
+    }
+
+    fn record(&self, publish: &Publish) -> Option<Record> {
+        let snapshot = self.snapshot.current();
+        let payload = Bytes::clone(&publish.payload).to_vec();
+        let record = bridge::record(&snapshot, &publish.topic, payload, self.ambient.now_us());
+        if record.is_none() {
+            add(&self.counters.publishes_foreign, 1);
+        }
+        record
+    }
+
+    async fn append(&self, records: &[Record]) {
+        if records.is_empty() {
+            return;
+        }
+        let downs = match self.stream.append(records).await {
+            Ok(()) => {
+                add(&self.counters.records_appended, records.len() as u64);
+                bridge::acks(records)
+            }
+            Err(error) => {
+                tracing::error!(%error, records = records.len(), "bridge: records not taken, vehicles are told to wait");
+                let mut vehicles: Vec<_> = records.iter().map(|record| record.vehicle_id).collect();
+                vehicles.sort_unstable();
+                vehicles.dedup();
+                let busy = Down::Busy { retry_after_ms: RETRY_AFTER_MS };
+                vehicles.into_iter().map(|vehicle_id| (vehicle_id, busy.clone())).collect()
+            }
+        };
+        for (vehicle_id, down) in downs {
+            match self.downlink.ack(vehicle_id, &down).await {
+                Ok(()) => add(&self.counters.acks_sent, 1),
+                Err(error) => {
+                    tracing::debug!(vehicle.id = %vehicle_id, %error, "bridge: acknowledgement not sent")
+                }
+            }
+        }
+    }
+}

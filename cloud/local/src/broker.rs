@@ -1,0 +1,86 @@
+//! The embedded MQTT broker: rumqttd on a loopback port.
+//!
+//! It keeps messages in memory only and drops the oldest for a slow reader; both are harmless, because a vehicle keeps
+//! an envelope until the bridge says that it is stored.
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener};
+
+use anyhow::{Context as _, Result, bail};
+use convoy_protocol::envelope::ENVELOPE_BYTES_MAX;
+use rumqttd::{Broker, Config, ConnectionSettings, RouterConfig, ServerSettings};
+
+/// Vehicles connected at once, at most.
+const CONNECTIONS_MAX: usize = 20_010;
+/// One in-memory segment of a topic filter's messages, bytes.
+const SEGMENT_BYTES: usize = 4 << 20;
+/// Segments of a topic filter: the oldest goes when they are full.
+const SEGMENTS: usize = 16;
+/// Room for topic and MQTT framing around an envelope, bytes.
+const PACKET_OVERHEAD_BYTES: usize = 1_024;
+
+/// Starts the broker; it runs until the process ends. `address` gets a port if it has port 0.
+pub async fn start(address: SocketAddr) -> Result<SocketAddr> {
+    if !address.ip().is_loopback() {
+        bail!(
+            "the embedded broker listens on loopback only, not on {}: for vehicles on a network use an MQTT broker \
+             with TLS and --broker",
+            address.ip()
+        );
+    }
+    // rumqttd reports a taken port only in its log, so the port is tried first.
+    let address =
+        TcpListener::bind(address).and_then(|probe| probe.local_addr()).with_context(|| taken(address))?;
+    let server = ServerSettings {
+        name: "mqtt".into(),
+        listen: address,
+        tls: None,
+        next_connection_delay_ms: 1,
+        connections: ConnectionSettings {
+            connection_timeout_ms: 10_000,
+            max_payload_size: ENVELOPE_BYTES_MAX + PACKET_OVERHEAD_BYTES,
+            max_inflight_count: 500,
+            auth: None,
+            external_auth: None,
+            dynamic_filters: true,
+        },
+    };
+    let config = Config {
+        router: RouterConfig {
+            max_connections: CONNECTIONS_MAX,
+            max_outgoing_packet_count: 500,
+            max_segment_size: SEGMENT_BYTES,
+            max_segment_count: SEGMENTS,
+            ..RouterConfig::default()
+        },
+        v4: Some(HashMap::from([("v4".to_owned(), server)])),
+        ..Config::default()
+    };
+    std::thread::Builder::new().name("broker".into()).spawn(move || {
+        if let Err(error) = Broker::new(config).start() {
+            tracing::error!(%error, "the embedded broker stopped");
+        }
+    })?;
+    wait_until_open(address).await?;
+    Ok(address)
+}
+
+/// The sentence for a port that somebody else has.
+pub fn taken(address: SocketAddr) -> String {
+    format!(
+        "cannot listen on {address}: another program uses the port (see `ss -ltnp 'sport = :{}'`), or it needs more rights",
+        address.port()
+    )
+}
+
+async fn wait_until_open(address: SocketAddr) -> Result<()> {
+    const DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
+    let open = async {
+        while tokio::net::TcpStream::connect(address).await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, open)
+        .await
+        .with_context(|| format!("the embedded broker does not answer on {address}"))
+}

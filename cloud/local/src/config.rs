@@ -1,0 +1,135 @@
+//! What `convoy serve` is told.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+/// Where the vehicles' MQTT broker is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BrokerChoice {
+    /// In this process, listening on a loopback address.
+    Embedded(SocketAddr),
+    /// A broker that runs already.
+    External(BrokerUrl),
+}
+
+/// An MQTT broker's address: `mqtt://host:port` or `mqtts://host:port`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokerUrl {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Over TLS; `None` for plain MQTT, allowed on loopback only.
+    pub tls: Option<BrokerTls>,
+}
+
+/// PEM files for TLS to a broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokerTls {
+    /// Certificate of the authority that signed the broker's certificate.
+    pub ca_file: PathBuf,
+    /// The bridge's own certificate and key.
+    pub client: Option<(PathBuf, PathBuf)>,
+}
+
+/// Why a broker URL is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BrokerUrlError {
+    /// Not of the form.
+    #[error("broker URL {0:?} is not of the form mqtt://HOST:PORT or mqtts://HOST:PORT")]
+    Form(String),
+    /// Plain MQTT over a network.
+    #[error(
+        "broker {0} is not on this machine: use mqtts:// with --broker-ca, plain mqtt:// is for loopback only"
+    )]
+    Plain(String),
+    /// TLS without an authority.
+    #[error("mqtts:// needs --broker-ca FILE, the certificate of the authority that signed the broker's")]
+    NoCa,
+}
+
+impl BrokerUrl {
+    /// Reads a URL; `tls` holds the PEM files, where given.
+    pub fn parse(text: &str, tls: Option<BrokerTls>) -> Result<Self, BrokerUrlError> {
+        let form = || BrokerUrlError::Form(text.to_owned());
+        let (scheme, rest) = text.split_once("://").ok_or_else(form)?;
+        let default_port = match scheme {
+            "mqtt" => 1_883,
+            "mqtts" => 8_883,
+            _ => return Err(form()),
+        };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let (host, port) = match rest.rsplit_once(':') {
+            Some((host, port)) => (host, port.parse().map_err(|_| form())?),
+            None => (rest, default_port),
+        };
+        if host.is_empty() || host.contains(['/', '@', '?']) {
+            return Err(form());
+        }
+        let tls = match (scheme, tls) {
+            ("mqtts", None) => return Err(BrokerUrlError::NoCa),
+            ("mqtts", tls) => tls,
+            _ if is_loopback(host) => None,
+            _ => return Err(BrokerUrlError::Plain(host.to_owned())),
+        };
+        Ok(Self { host: host.to_owned(), port, tls })
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || address.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// All of it.
+#[derive(Debug, Clone)]
+pub struct ServeConfig {
+    /// Where all state is kept.
+    pub data_dir: PathBuf,
+    /// Where the API listens; a loopback address.
+    pub http: SocketAddr,
+    /// The vehicles' broker.
+    pub broker: BrokerChoice,
+    /// Networks inside that webhooks may reach nevertheless.
+    pub webhook_allow: Vec<IpNet>,
+    /// An archive object is closed after this many seconds.
+    pub archive_every_s: u32,
+    /// Limits on what is kept.
+    pub keep: Keep,
+}
+
+/// Limits on what is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// Days that events, feeds and queue messages are kept.
+    pub days: u32,
+    /// Days that the raw archive is kept; `None` for ever.
+    pub archive_days: Option<u32>,
+    /// Size at which the stream takes no more records, bytes; vehicles then keep theirs and wait.
+    pub stream_bytes_max: u64,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self { days: 30, archive_days: None, stream_bytes_max: 8 << 30 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_mqtt_is_for_loopback_only_and_tls_needs_an_authority() {
+        let parse = |text| BrokerUrl::parse(text, None);
+        assert_eq!(parse("mqtt://127.0.0.1:1999").unwrap().port, 1_999);
+        assert_eq!(parse("mqtt://localhost").unwrap().port, 1_883);
+        assert_eq!(parse("mqtt://broker.example"), Err(BrokerUrlError::Plain("broker.example".into())));
+        assert_eq!(parse("mqtts://broker.example"), Err(BrokerUrlError::NoCa));
+        for text in ["127.0.0.1:1883", "http://x", "mqtt://:1", "mqtt://h:port", "mqtt://u@h"] {
+            assert!(matches!(parse(text), Err(BrokerUrlError::Form(_))), "{text}");
+        }
+    }
+}
