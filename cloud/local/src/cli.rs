@@ -158,7 +158,7 @@ impl Cli {
     /// The demo's own output is what its user wants to see; a server logs what it does.
     pub(crate) fn default_log_filter(&self) -> &'static str {
         match self.command {
-            None | Some(Command::Demo(_)) => "warn,rumqttd=off,rumqttc=off",
+            None | Some(Command::Demo(_)) => "warn,convoy_agent=error,rumqttd=off,rumqttc=off",
             _ => "info,rumqttd=warn,rumqttc=warn",
         }
     }

@@ -17,6 +17,11 @@ const CONNECTIONS_MAX: u32 = 4;
 /// How long a statement waits for a connection of the pool.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How often the first connection is tried.
+const PROBE_ATTEMPTS_MAX: u32 = 20;
+/// How long to wait between two tries.
+const PROBE_WAIT: Duration = Duration::from_millis(25);
+
 /// What every SQLite connection starts with. In WAL mode, `synchronous = FULL` makes each commit survive a power cut.
 const SQLITE_PRAGMAS: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
     PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;";
@@ -86,7 +91,7 @@ impl Reference {
         sqlx::any::install_default_drivers();
         let options: AnyConnectOptions = url.parse().map_err(port_error)?;
         let options = options.disable_statement_logging();
-        probe(&options, dialect).await.map_err(port_error)?;
+        probe(&options, dialect).await?;
         let pool = pool_options(dialect).connect_with(options).await.map_err(port_error)?;
         let reference = Self { pool, keys: Keyring::derive(key), dialect };
         schema::migrate(&reference.pool, dialect, MIGRATIONS).await?;
@@ -129,7 +134,23 @@ impl Reference {
 }
 
 /// Connects once beside the pool, which would repeat what cannot work until its time is up and not say why.
-async fn probe(options: &AnyConnectOptions, dialect: Dialect) -> Result<(), sqlx::Error> {
+///
+/// A new file is switched to WAL here. SQLite does not wait for another connection that is doing the same but says
+/// that it is busy, whatever the busy timeout: so this waits.
+async fn probe(options: &AnyConnectOptions, dialect: Dialect) -> Result<(), PortError> {
+    let mut attempt = 1;
+    loop {
+        match connect_once(options, dialect).await.map_err(port_error) {
+            Err(error) if error.is_transient() && attempt < PROBE_ATTEMPTS_MAX => {
+                attempt += 1;
+                tokio::time::sleep(PROBE_WAIT).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn connect_once(options: &AnyConnectOptions, dialect: Dialect) -> Result<(), sqlx::Error> {
     let mut connection = options.connect().await?;
     if dialect == Dialect::Sqlite {
         sqlx::raw_sql(SQLITE_PRAGMAS).execute(&mut connection).await?;

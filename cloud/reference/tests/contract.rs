@@ -1,4 +1,5 @@
 //! What every reference database must do, method by method. `fresh` decides on which one it runs.
+#![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 use convoy_cloud_core::identity::{
     CustomerId, CustomerKey, ImportId, KeyId, OperationId, SubscriptionId, WebhookEndpointId,
