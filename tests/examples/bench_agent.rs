@@ -96,7 +96,8 @@ fn settled_rss_mib(binary: &Path) -> Result<f64> {
     let mut readings: Vec<u64> = Vec::new();
     loop {
         readings.push(rss_kib(agent.0.id())?);
-        let last = readings.last_chunk::<SETTLED_READINGS>().map(|last| (last.iter().min(), last.iter().max()));
+        let last =
+            readings.last_chunk::<SETTLED_READINGS>().map(|last| (last.iter().min(), last.iter().max()));
         if let Some((Some(least), Some(most))) = last
             && most - least <= SETTLED_KIB
         {

@@ -33,8 +33,7 @@ const BATCHES_MAX: usize = 40;
 const ZSTD_LEVEL: i32 = 3;
 
 fn drive() -> Result<Log> {
-    let mut log =
-        logs::load(DRIVE_LOG, &[(DRIVE_OBD, Some("can1")), (DRIVE_GPS, Some(DRIVE_GPS_BUS))])?;
+    let mut log = logs::load(DRIVE_LOG, &[(DRIVE_OBD, Some("can1")), (DRIVE_GPS, Some(DRIVE_GPS_BUS))])?;
     for frame in &mut log.frames {
         frame.id = as_canmod_gps(frame);
     }

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+type Clock = dyn Fn() -> i64 + Send + Sync;
+type FillRandom = dyn Fn(&mut [u8]) + Send + Sync;
+
 /// A clock and a source of random bytes.
 #[derive(Clone)]
 pub struct Ambient {
-    now_us: Arc<dyn Fn() -> i64 + Send + Sync>,
-    fill_random: Arc<dyn Fn(&mut [u8]) + Send + Sync>,
+    now_us: Arc<Clock>,
+    fill_random: Arc<FillRandom>,
 }
 
 impl Ambient {

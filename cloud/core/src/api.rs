@@ -44,6 +44,9 @@ pub use problem::{FieldFault, Problem};
 /// Largest request body besides imports, bytes.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
 
+/// Says why a URL may not be used; `None` where it may.
+pub type UrlFault = dyn Fn(&str) -> Option<String> + Send + Sync;
+
 /// What the API works on.
 pub struct Api {
     /// Customers, keys, vehicles, subscriptions.
@@ -69,7 +72,7 @@ pub struct Api {
     /// Starts the workflow of an operation that is stored.
     pub start_operation: Box<dyn Fn(OperationId) + Send + Sync>,
     /// Says why a webhook URL may not be used, in one sentence.
-    pub webhook_url_fault: Box<dyn Fn(&str) -> Option<String> + Send + Sync>,
+    pub webhook_url_fault: Box<UrlFault>,
     /// Says what is not working now, in one sentence.
     pub not_ready: Box<dyn Fn() -> Option<String> + Send + Sync>,
 }

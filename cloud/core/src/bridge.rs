@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use convoy_protocol::downlink::{Down, PayloadDigest, SequenceRange};
-use convoy_protocol::envelope::peek_header;
+use convoy_protocol::envelope::Envelope;
 use convoy_protocol::id::{EnvelopeKey, VehicleId};
 use convoy_protocol::topic;
 
@@ -49,9 +49,13 @@ pub fn acks(records: &[Record]) -> Vec<(VehicleId, Down)> {
     let mut keys: BTreeMap<VehicleId, Vec<EnvelopeKey>> = BTreeMap::new();
     let mut downs = Vec::new();
     for record in records {
-        match peek_header(&record.payload) {
-            Ok(header) => keys.entry(record.vehicle_id).or_default().push(header.key()),
-            Err(_) => {
+        // A payload damaged on its way must not be acknowledged by the identity it seems to carry: the vehicle still
+        // has the good copy. It is named by its digest, which matches only if the vehicle's own copy is the damaged one.
+        match Envelope::parse(&record.payload) {
+            Ok(envelope) if envelope.header.vehicle_id == record.vehicle_id => {
+                keys.entry(record.vehicle_id).or_default().push(envelope.header.key());
+            }
+            _ => {
                 let digest = PayloadDigest::of(&record.payload);
                 downs.push((record.vehicle_id, Down::Quarantined(digest)));
             }
@@ -130,6 +134,19 @@ mod tests {
                 (vehicle_id, Down::Stored(vec![range(2, 4), range(9, 9)])),
             ]
         );
+    }
+
+    #[test]
+    fn a_payload_damaged_on_its_way_is_not_acknowledged_as_the_envelope_it_was() {
+        let vehicle_id = VehicleId([7; 16]);
+        let mut damaged = payload(vehicle_id, 4);
+        *damaged.last_mut().unwrap() ^= 1;
+        let foreign = payload(VehicleId([8; 16]), 4);
+        for bad in [damaged, foreign] {
+            let topic = topic::up(vehicle_id, Lane::Bulk);
+            let records = [record(&Snapshot::default(), &topic, bad.clone(), 1).unwrap()];
+            assert_eq!(acks(&records), [(vehicle_id, Down::Quarantined(PayloadDigest::of(&bad)))]);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! The way of an event: [`bridge`] (MQTT publish to stream record) -> [`ingest`] (validate, archive, store, default
 //! bus) -> [`enrich`] (one event per entitled customer, delivery bus) -> [`rules`] (queue, feed, webhook) -> [`api`].
-//! Onboarding: [`api`] (admin) -> [`reference`] -> [`provision`] -> [`snapshot`], which the way above reads.
+//! Onboarding: [`api`] (admin) -> [`mod@reference`] -> [`provision`] -> [`snapshot`], which the way above reads.
 //!
 //! Nothing here opens a socket or a file, reads a clock or rolls dice: [`ports`] stand for the services outside,
 //! [`ambient`] for time and randomness. One machine and AWS run this same code.

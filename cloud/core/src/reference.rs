@@ -51,8 +51,8 @@ pub struct Principal {
     pub revoked_us: Option<i64>,
 }
 
-/// A vehicle given to a customer, one row of a vehicle map.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A vehicle given to a customer, one row of a vehicle map. Its `Debug` form leaves the VIN out.
+#[derive(Clone, PartialEq, Eq)]
 pub struct VehicleMapping {
     /// Vehicle identification number; encrypted at rest, never in a log or an event.
     pub vin: String,
@@ -64,6 +64,17 @@ pub struct VehicleMapping {
     pub label: Option<String>,
     /// Since when it is the customer's, microseconds since the Unix epoch, UTC; the import's time where not given.
     pub valid_from_us: Option<i64>,
+}
+
+impl std::fmt::Debug for VehicleMapping {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VehicleMapping")
+            .field("vehicle_id", &self.vehicle_id)
+            .field("customer_id", &self.customer_id)
+            .field("label", &self.label)
+            .field("valid_from_us", &self.valid_from_us)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A vehicle as a customer has it.

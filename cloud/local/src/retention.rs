@@ -68,7 +68,7 @@ impl Retention {
         Ok(())
     }
 
-    /// Removes old rows of every table, at most [`ROWS_AT_ONCE`] each; the most removed from one.
+    /// Removes old rows of every table, a bounded number each; the most removed from one.
     pub async fn remove_rows(&self, before_us: i64) -> Result<usize, PortError> {
         self.database
             .write(move |transaction| {

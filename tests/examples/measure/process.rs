@@ -11,7 +11,8 @@ use anyhow::{Context as _, Result, bail};
 pub(crate) fn binary(name: &str) -> Result<PathBuf> {
     let program = std::env::current_exe().context("find this program")?;
     // target/release/examples/bench_x
-    let profile = program.parent().and_then(|examples| examples.parent()).context("find the target folder")?;
+    let profile =
+        program.parent().and_then(|examples| examples.parent()).context("find the target folder")?;
     let path = profile.join(name);
     if !path.is_file() {
         bail!("{} is not there: run `cargo build --release -p {name}` first", path.display());

@@ -1,4 +1,5 @@
 //! Kill anything at any moment: what the agent's spool accepted reaches the feed, once.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a failed step is a failed test, and says so")]
 
 #[path = "../harness/harness.rs"]
 mod harness;

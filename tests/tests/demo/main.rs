@@ -1,4 +1,5 @@
 //! The demo as a person starts it.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a failed step is a failed test, and says so")]
 
 #[path = "../harness/harness.rs"]
 mod harness;

@@ -78,8 +78,8 @@ async fn garbage_is_acknowledged_and_kept_in_quarantine_with_its_reason() {
     ];
     let payloads: Vec<_> = expected.iter().map(|(payload, _)| payload.clone()).collect();
     let answers = publish(&cloud, &payloads).await;
-    for unreadable in &payloads[..2] {
-        assert!(answers.contains(&Down::Quarantined(PayloadDigest::of(unreadable))), "{answers:?}");
+    for payload in &payloads {
+        assert!(answers.contains(&Down::Quarantined(PayloadDigest::of(payload))), "{answers:?}");
     }
     cloud.settled().await;
     let listed = cloud.admin.get("/admin/v1/set-aside/quarantine").await;
@@ -107,14 +107,16 @@ async fn callers_without_a_right_get_a_problem_and_nothing_else() {
     assert_eq!(owner.client.with_key("").status(&vehicle).await, Some(401));
     assert_eq!(owner.client.with_key("cvk_wrong_key").status(&vehicle).await, Some(401));
     assert_eq!(owner.client.status("/admin/v1/customers").await, Some(403));
-    let revoked = cloud.admin.request("DELETE", &format!("/admin/v1/keys/{}", owner.key_id)).send().await.unwrap();
+    let revoked =
+        cloud.admin.request("DELETE", &format!("/admin/v1/keys/{}", owner.key_id)).send().await.unwrap();
     assert_eq!(revoked.status().as_u16(), 204);
     assert_eq!(owner.client.status(&vehicle).await, Some(401));
 
     let bad = cloud.admin.request("POST", "/admin/v1/customers").body("{\"name\": }").send().await.unwrap();
     assert_eq!(bad.status().as_u16(), 400);
     assert_eq!(bad.headers()["content-type"], "application/problem+json");
-    let wrong = cloud.admin.request("POST", "/admin/v1/customers").json(&json!({"name": 7})).send().await.unwrap();
+    let wrong =
+        cloud.admin.request("POST", "/admin/v1/customers").json(&json!({"name": 7})).send().await.unwrap();
     let problem: Value = wrong.json().await.unwrap();
     assert_eq!(problem["errors"][0]["pointer"], "/name", "{problem}");
     assert_eq!(problem["type"], "urn:convoy:problem:validation-failed");
@@ -163,7 +165,8 @@ fn check_reports_every_fault_at_once_with_exit_64() {
     let text = "[vehicle]\nid = \"short\"\ncolour = \"red\"\n[broker]\nurl = \"http://x\"\n[spool]\ndir = \"spool\"\n\
                 [source]\nkind = \"replay\"\nlog = \"missing.log\"\n[[dbc]]\nfile = \"missing.dbc\"\n";
     std::fs::write(&config, text).unwrap();
-    let checked = Command::new(binary("convoy-agent")).args(["check", "--config"]).arg(&config).output().unwrap();
+    let checked =
+        Command::new(binary("convoy-agent")).args(["check", "--config"]).arg(&config).output().unwrap();
     assert_eq!(checked.status.code(), Some(64));
     let said = String::from_utf8(checked.stderr).unwrap() + &String::from_utf8(checked.stdout).unwrap();
     for fault in ["vehicle.id", "colour", "broker.url", "missing.log", "missing.dbc"] {

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::golden::{CAR, Recording, TRUCK};
 use crate::harness::{
-    AgentConfig, BrokerMode, Cloud, Customer, agent, agent_config, free_address, mosquitto, repository, samples,
-    until,
+    AgentConfig, BrokerMode, Cloud, Customer, agent, agent_config, free_address, mosquitto, repository,
+    samples, until,
 };
 use crate::receiver::Receiver;
 
@@ -80,7 +80,8 @@ async fn everyone_gets_their_own(mode: BrokerMode) {
     let raw = cloud.subscribe(&hauler, json!({"package": "raw"})).await;
     let rpm = json!([{"path": "Vehicle.Powertrain.CombustionEngine.Speed", "side": "above",
         "limit": LIMIT_RPM, "hysteresis": HYSTERESIS_RPM}]);
-    let alerts = json!({"package": "alerts", "thresholds": rpm, "delivery": {"queue": true, "webhook": webhook}});
+    let alerts =
+        json!({"package": "alerts", "thresholds": rpm, "delivery": {"queue": true, "webhook": webhook}});
     let alerts = cloud.subscribe(&hauler, alerts).await;
     let all_of_car = cloud.subscribe(&driver, json!({"package": "raw"})).await;
     let fields = json!({"include": ["Vehicle.Speed"]});
@@ -95,9 +96,7 @@ async fn everyone_gets_their_own(mode: BrokerMode) {
     TRUCK.assert_equals(&samples(&truck_feed));
     let car_feed = driver.client.feed(&all_of_car).await;
     CAR.assert_equals(&samples(&car_feed));
-    for (customer, subscription, feed) in
-        [(&hauler, &raw, &truck_feed), (&driver, &all_of_car, &car_feed)]
-    {
+    for (customer, subscription, feed) in [(&hauler, &raw, &truck_feed), (&driver, &all_of_car, &car_feed)] {
         let pulled = customer.client.pull_all(subscription).await;
         assert_eq!(ids(&pulled), ids(feed), "queue and feed hold the same events");
     }
@@ -143,10 +142,7 @@ async fn alerts_arrive_by_every_way(
     assert_eq!(crossed.len(), expected_crossings);
     assert!(crossed.iter().all(|event| event["data"]["alert"]["value"].as_f64().unwrap() > LIMIT_RPM));
     assert_eq!(feed.len(), codes.len() + crossed.len());
-    until("all alerts are posted", || async {
-        (receiver.events().len() >= feed.len()).then_some(())
-    })
-    .await;
+    until("all alerts are posted", || async { (receiver.events().len() >= feed.len()).then_some(()) }).await;
     let posted = receiver.events();
     assert_eq!(ids(&posted), ids(&feed));
     assert_eq!(receiver.received.lock().unwrap().unsigned, 0);

@@ -3,9 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::golden::TRUCK;
-use crate::harness::{
-    AgentConfig, BrokerMode, Cloud, agent, agent_config, free_address, repository, until,
-};
+use crate::harness::{AgentConfig, BrokerMode, Cloud, agent, agent_config, free_address, repository, until};
 
 const VEHICLE: &str = "5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e";
 
@@ -25,19 +23,27 @@ async fn a_csv_in_the_watched_folder_is_loaded_and_its_bad_rows_are_named() {
         (vehicles["data"].as_array().unwrap().len() == 2).then_some(vehicles)
     })
     .await;
-    let mut labels: Vec<_> =
-        vehicles["data"].as_array().unwrap().iter().map(|vehicle| vehicle["label"].as_str().unwrap()).collect();
+    let mut labels: Vec<_> = vehicles["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|vehicle| vehicle["label"].as_str().unwrap())
+        .collect();
     labels.sort_unstable();
     assert_eq!(labels, ["Van 1", "Van 3"]);
     let result = until("the outcome lies beside the file", || async {
         let done = std::fs::read_dir(inbox.join("done")).ok()?;
         let paths: Vec<_> = done.map(|entry| entry.unwrap().path()).collect();
-        (paths.len() == 2).then(|| paths.into_iter().find(|path| path.to_string_lossy().ends_with(".result.json")))
+        (paths.len() == 2)
+            .then(|| paths.into_iter().find(|path| path.to_string_lossy().ends_with(".result.json")))
     })
     .await
     .unwrap();
     let result: Value = serde_json::from_slice(&std::fs::read(result).unwrap()).unwrap();
-    assert_eq!((&result["rows"], &result["accepted"], &result["rejected"]), (&json!(3), &json!(2), &json!(1)));
+    assert_eq!(
+        (&result["rows"], &result["accepted"], &result["rejected"]),
+        (&json!(3), &json!(2), &json!(1))
+    );
     assert_eq!(result["errors"][0]["line"], 3);
     assert!(!result.to_string().contains("not-a-vin"));
     let imports = cloud.admin.get("/admin/v1/imports").await;
@@ -67,10 +73,7 @@ async fn a_restart_keeps_everything_and_the_archive_holds_every_record() {
     let appended = cloud.metric("records_appended").await;
     let before = customer.client.feed(&subscription).await;
     assert!(!before.is_empty());
-    until("the archive is written", || async {
-        (archived(&cloud) == appended).then_some(())
-    })
-    .await;
+    until("the archive is written", || async { (archived(&cloud) == appended).then_some(()) }).await;
     let first_start = cloud.process.output();
     cloud.restart().await;
     assert_eq!(customer.client.feed(&subscription).await, before);

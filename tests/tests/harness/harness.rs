@@ -37,7 +37,10 @@ pub(crate) fn free_address() -> SocketAddr {
 }
 
 /// Polls until `condition` gives a value.
-pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut condition: impl FnMut() -> F) -> T {
+pub(crate) async fn until<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut condition: impl FnMut() -> F,
+) -> T {
     let started = Instant::now();
     loop {
         if let Some(value) = condition().await {
@@ -137,8 +140,11 @@ pub(crate) fn mosquitto(dir: &Path, mqtt: SocketAddr) -> Process {
         mqtt.port()
     );
     fs::write(&config, text).unwrap();
-    let program = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"].into_iter().find(|path| Path::new(path).exists());
-    let program = program.expect("mosquitto is not installed: apt-get install mosquitto, or cargo xtask test");
+    let program = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"]
+        .into_iter()
+        .find(|path| Path::new(path).exists());
+    let program =
+        program.expect("mosquitto is not installed: apt-get install mosquitto, or cargo xtask test");
     Process::start(Command::new(program).arg("-c").arg(config), &dir.join("mosquitto.log"))
 }
 
@@ -157,8 +163,7 @@ impl Cloud {
     pub(crate) async fn start(dir: &Path, mode: BrokerMode, mqtt: SocketAddr) -> Self {
         let http = free_address();
         let process = Self::spawn(dir, mode, http, mqtt);
-        let mut cloud =
-            Self { process, http, mqtt, dir: dir.to_owned(), mode, admin: Client::new(http, "") };
+        let mut cloud = Self { process, http, mqtt, dir: dir.to_owned(), mode, admin: Client::new(http, "") };
         cloud.ready().await;
         let output = until("the cloud has printed its first lines", || async {
             Some(cloud.process.output()).filter(|output| output.contains("convoy: ready"))
@@ -342,7 +347,8 @@ impl Client {
         let base = format!("/v1/subscriptions/{subscription}/stream");
         let mut events = Vec::new();
         loop {
-            let pulled = self.post(&format!("{base}/pull"), &json!({"max_messages": 100, "lease_s": 60})).await;
+            let pulled =
+                self.post(&format!("{base}/pull"), &json!({"max_messages": 100, "lease_s": 60})).await;
             let messages = pulled["messages"].as_array().unwrap();
             if messages.is_empty() {
                 return events;

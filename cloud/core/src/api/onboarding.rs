@@ -100,14 +100,8 @@ pub(crate) async fn create_subscription(
     let idempotency_key = idempotency_key(&headers)?;
     let request_hash: [u8; 32] =
         Sha256::digest(serde_json::to_vec(&new).expect("a request is plain data")).into();
-    if let Some(key) = &idempotency_key
-        && let Some(known) = api.reference.operation_by_key(&customer.id, key).await?
-    {
-        return if known.request_hash == request_hash {
-            Ok((StatusCode::ACCEPTED, Json(known.into())))
-        } else {
-            Err(Problem::idempotency_mismatch())
-        };
+    if let Some(known) = repeated(&api, &customer, idempotency_key.as_deref(), &request_hash).await? {
+        return Ok((StatusCode::ACCEPTED, Json(known)));
     }
     let subscription = validate(&api, &customer, new).await?;
     let operation = Operation {
@@ -118,9 +112,30 @@ pub(crate) async fn create_subscription(
         progress: plan_create(&subscription),
         created_us: api.ambient.now_us(),
     };
-    api.reference.create_subscription(&subscription, &operation).await?;
+    if let Err(error) = api.reference.create_subscription(&subscription, &operation).await {
+        // Another request with the same key may have come first.
+        return match repeated(&api, &customer, operation.idempotency_key.as_deref(), &request_hash).await? {
+            Some(known) => Ok((StatusCode::ACCEPTED, Json(known))),
+            None => Err(error.into()),
+        };
+    }
     (api.start_operation)(operation.id.clone());
     Ok((StatusCode::ACCEPTED, Json(operation.into())))
+}
+
+/// What an earlier request with the same key and body started; another body is a mismatch.
+async fn repeated(
+    api: &Api,
+    customer: &Customer,
+    key: Option<&str>,
+    request_hash: &[u8; 32],
+) -> Result<Option<SubscriptionAccepted>, Problem> {
+    let Some(key) = key else { return Ok(None) };
+    match api.reference.operation_by_key(&customer.id, key).await? {
+        Some(known) if known.request_hash == *request_hash => Ok(Some(known.into())),
+        Some(_) => Err(Problem::idempotency_mismatch()),
+        None => Ok(None),
+    }
 }
 
 /// Faults of a request, collected so that all are reported at once.
