@@ -183,6 +183,28 @@ impl fmt::Display for EnvelopeKey {
     }
 }
 
+/// A text that names no envelope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not an envelope's identity: expected BOOT/LANE/SEQUENCE as in 17-9f3c0a6be21d4477/bulk/4")]
+pub struct ParseEnvelopeKeyError;
+
+impl FromStr for EnvelopeKey {
+    type Err = ParseEnvelopeKeyError;
+    fn from_str(text: &str) -> Result<Self, ParseEnvelopeKeyError> {
+        let mut parts = text.split('/');
+        let (Some(boot_id), Some(lane), Some(sequence), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(ParseEnvelopeKeyError);
+        };
+        Ok(Self {
+            boot_id: boot_id.parse().map_err(|_| ParseEnvelopeKeyError)?,
+            lane: lane.parse().map_err(|_| ParseEnvelopeKeyError)?,
+            sequence: sequence.parse().map_err(|_| ParseEnvelopeKeyError)?,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,5 +231,8 @@ mod tests {
         assert_eq!(boot.to_string(), "17-9f3c0a6be21d4477");
         assert_eq!("17-9f3c0a6be21d4477".parse(), Ok(boot));
         assert_eq!("17".parse::<BootId>(), Err(ParseBootIdError));
+        let key = EnvelopeKey { boot_id: boot, lane: Lane::Bulk, sequence: u64::MAX };
+        assert_eq!(key.to_string().parse(), Ok(key));
+        assert_eq!("17-9f3c0a6be21d4477/bulk".parse::<EnvelopeKey>(), Err(ParseEnvelopeKeyError));
     }
 }

@@ -8,7 +8,6 @@ use convoy_cloud_core::archive::{OBJECT_BYTES_TARGET, pack, write};
 use convoy_cloud_core::counters::{Counters, add};
 use convoy_cloud_core::ports::StreamPosition;
 use convoy_cloud_core::record::Record;
-use convoy_segment_log::Position;
 use object_store::ObjectStore;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -66,7 +65,7 @@ pub async fn run(
                 return Ok(());
             }
             add(&counters.archive_objects, 1);
-            save(&stream, from)?;
+            stream.save_checkpoint(Consumer::Archive, from);
         }
     }
 }
@@ -89,10 +88,6 @@ fn fill(open: &mut Option<Open>, position: StreamPosition, record: &Record, ever
     let bytes = record.encode();
     open.bytes += bytes.len();
     open.records.push(bytes);
-}
-
-fn save(stream: &LocalStream, from: Position) -> Result<()> {
-    stream.save_checkpoint(Consumer::Archive, from)
 }
 
 /// Writes an object, trying again until it is kept; `false` if shutdown came first.

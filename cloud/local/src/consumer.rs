@@ -78,7 +78,7 @@ pub async fn run(
             return Ok(());
         }
         from = batch.next;
-        stream.save_checkpoint(Consumer::Ingest, from)?;
+        stream.save_checkpoint(Consumer::Ingest, from);
     }
     Ok(())
 }

@@ -92,17 +92,8 @@ fn condition(row: &Row<'_>) -> rusqlite::Result<Condition> {
         key: row.get("key")?,
         open: row.get("open")?,
         judged_us: row.get("judged_us")?,
-        by: parse_key(&by).ok_or_else(|| damaged("an envelope's identity cannot be read"))?,
+        by: by.parse().map_err(|_| damaged("an envelope's identity cannot be read"))?,
         before: Before { open: row.get("before_open")?, judged_us: row.get("before_judged_us")? },
-    })
-}
-
-fn parse_key(text: &str) -> Option<EnvelopeKey> {
-    let mut parts = text.split('/');
-    Some(EnvelopeKey {
-        boot_id: parts.next()?.parse().ok()?,
-        lane: parts.next()?.parse().ok()?,
-        sequence: parts.next()?.parse().ok()?,
     })
 }
 

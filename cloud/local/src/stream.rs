@@ -97,13 +97,16 @@ impl LocalStream {
         read_checkpoint(&self.dir, consumer).max(self.log().first_position())
     }
 
-    /// Remembers how far a consumer is. A crash may lose it; the consumer then does some of its work again.
-    pub fn save_checkpoint(&self, consumer: Consumer, next: Position) -> Result<()> {
+    /// Remembers how far a consumer is. A crash or a full disk may lose it; the consumer then does some of its work
+    /// again after the next start.
+    pub fn save_checkpoint(&self, consumer: Consumer, next: Position) {
         let path = checkpoint_path(&self.dir, consumer);
         let temporary = path.with_extension("new");
-        std::fs::write(&temporary, next.0.to_string())
-            .and_then(|()| std::fs::rename(&temporary, &path))
-            .with_context(|| format!("write checkpoint {}", path.display()))
+        let written =
+            std::fs::write(&temporary, next.0.to_string()).and_then(|()| std::fs::rename(&temporary, &path));
+        if let Err(error) = written {
+            tracing::warn!(path = %path.display(), %error, "stream: checkpoint not written, the next one will tell");
+        }
     }
 
     /// Removes segments that every consumer is done with.
@@ -160,8 +163,9 @@ impl Stream for LocalStream {
             if log.bytes() >= bytes_max {
                 return Err(format!("it holds {} bytes, its limit: a consumer is behind", log.bytes()));
             }
-            log.append_batch(encoded.iter().map(Vec::as_slice)).map_err(|error| error.to_string())?;
-            log.sync().map_err(|error| error.to_string())
+            let with_causes = |error: anyhow::Error| format!("{error:#}");
+            log.append_batch(encoded.iter().map(Vec::as_slice)).map_err(|error| with_causes(error.into()))?;
+            log.sync().map_err(|error| with_causes(error.into()))
         })
         .await
         .map_err(|error| unavailable(error.to_string()))?

@@ -266,19 +266,10 @@ fn grants_in(
 }
 
 fn place(position: &str) -> Result<(i64, EnvelopeKey), Problem> {
-    let read = || {
-        let mut parts = position.split('/');
-        let place = (
-            parts.next()?.parse().ok()?,
-            EnvelopeKey {
-                boot_id: parts.next()?.parse().ok()?,
-                lane: parts.next()?.parse().ok()?,
-                sequence: parts.next()?.parse().ok()?,
-            },
-        );
-        Some(place)
-    };
-    read().ok_or_else(|| Problem::bad_request("cursor-invalid", cursor::CursorError.to_string()))
+    position
+        .split_once('/')
+        .and_then(|(first_us, key)| Some((first_us.parse().ok()?, key.parse().ok()?)))
+        .ok_or_else(|| Problem::bad_request("cursor-invalid", cursor::CursorError.to_string()))
 }
 
 /// Renders a stored envelope for the caller's grants, exactly as it was delivered.
