@@ -14,6 +14,8 @@ pub mod archive;
 pub mod bridge;
 pub mod bus;
 pub mod condition;
+#[cfg(feature = "contract")]
+pub mod contract;
 pub mod counters;
 pub mod credential;
 pub mod cursor;

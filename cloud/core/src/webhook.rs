@@ -23,11 +23,12 @@ const WAIT_S: [u64; ATTEMPTS_MAX as usize - 1] =
 /// Largest wait that `Retry-After` can ask for, seconds.
 const RETRY_AFTER_S_MAX: u64 = 86_400;
 /// Messages taken from one endpoint's queue at once.
-const BATCH: u32 = 16;
+const BATCH: u32 = 4;
 /// Bytes taken from one endpoint's queue at once.
 const BATCH_BYTES: u64 = 1 << 20;
-/// How long a message is hidden while it is being posted: far longer than a batch of posts takes.
-const LEASE_US: i64 = 600_000_000;
+/// How long a message is hidden while it is being posted: longer than a batch of posts that all time out after 15 s,
+/// short enough that an alert which a crash interrupted is not late.
+const LEASE_US: i64 = 90_000_000;
 
 /// Master key from which every endpoint's secret is derived; 32 random bytes, made once.
 #[derive(Clone)]

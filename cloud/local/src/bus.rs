@@ -35,42 +35,65 @@ pub struct LocalBus {
 
 impl LocalBus {
     async fn enrich_and_deliver(&self, events: &[BusEvent]) -> Vec<Result<(), PortError>> {
-        let mut results = Vec::with_capacity(events.len());
-        let mut all = Enriched::default();
+        let mut enriched = Vec::with_capacity(events.len());
         for event in events {
             match self.enricher.enrich(event).await {
-                Ok(enriched) => {
-                    all.events.extend(enriched.events);
-                    all.conditions.extend(enriched.conditions);
-                    results.push(Ok(()));
-                }
-                Err(error) => results.push(Err(error)),
+                // What comes after it may not be judged before it: the whole batch comes again.
+                Err(error) if error.is_transient() => return self.fail_all(events, &error),
+                outcome => enriched.push(outcome),
             }
         }
-        if let Err(error) = self.deliver_and_remember(&all).await {
-            self.enricher.forget_conditions();
-            return events.iter().map(|_| Err(error.clone())).collect();
+        let good: Vec<&Enriched> = enriched.iter().filter_map(|outcome| outcome.as_ref().ok()).collect();
+        match self.deliver_and_remember(&good).await {
+            Err(error) if error.is_transient() => return self.fail_all(events, &error),
+            Err(_) => return self.deliver_one_by_one(events, enriched).await,
+            Ok(()) => {}
         }
-        if results.iter().any(|result| matches!(result, Err(error) if error.is_transient())) {
-            self.enricher.forget_conditions();
+        enriched.into_iter().map(|outcome| outcome.map(drop)).collect()
+    }
+
+    fn fail_all(&self, events: &[BusEvent], error: &PortError) -> Vec<Result<(), PortError>> {
+        self.enricher.forget_conditions();
+        events.iter().map(|_| Err(error.clone())).collect()
+    }
+
+    /// What is refused together is given each alone, so that one event takes no other with it.
+    async fn deliver_one_by_one(
+        &self,
+        events: &[BusEvent],
+        enriched: Vec<Result<Enriched, PortError>>,
+    ) -> Vec<Result<(), PortError>> {
+        let mut results = Vec::with_capacity(events.len());
+        for outcome in enriched {
+            let result = match &outcome {
+                Ok(one) => self.deliver_and_remember(&[one]).await,
+                Err(error) => Err(error.clone()),
+            };
+            match result {
+                Err(error) if error.is_transient() => return self.fail_all(events, &error),
+                result => results.push(result),
+            }
         }
+        self.enricher.forget_conditions();
         results
     }
 
-    async fn deliver_and_remember(&self, enriched: &Enriched) -> Result<(), PortError> {
-        self.deliver(&enriched.events).await?;
-        if enriched.conditions.is_empty() {
+    async fn deliver_and_remember(&self, enriched: &[&Enriched]) -> Result<(), PortError> {
+        let events: Vec<&BusEvent> = enriched.iter().flat_map(|one| &one.events).collect();
+        self.deliver(&events).await?;
+        let conditions: Vec<_> = enriched.iter().flat_map(|one| one.conditions.iter().cloned()).collect();
+        if conditions.is_empty() {
             return Ok(());
         }
-        self.store.put_conditions(&enriched.conditions).await
+        self.store.put_conditions(&conditions).await
     }
 
-    async fn deliver(&self, events: &[BusEvent]) -> Result<(), PortError> {
+    async fn deliver(&self, events: &[&BusEvent]) -> Result<(), PortError> {
         let rules = Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner));
         let now_us = self.ambient.now_us();
         let (mut feed, mut queued): (Vec<FeedEntry>, Vec<(QueueName, QueueMessage)>) = Default::default();
         let mut in_feed = Vec::new();
-        for event in events {
+        for event in events.iter().copied() {
             let Meta::Delivery { event_id, .. } = &event.meta else { continue };
             for rule in rules.matching(event) {
                 let body = event.payload.to_vec();
@@ -112,7 +135,7 @@ impl LocalBus {
             if let Meta::Delivery { count, .. } = &event.meta {
                 add(&self.counters.samples_delivered, u64::from(*count));
             }
-            self.counters.delivery_latency.record(committed_us - event.last_us);
+            self.counters.delivery_latency.record(committed_us.saturating_sub(event.last_us));
         }
     }
 }
@@ -123,7 +146,7 @@ impl EventBus for LocalBus {
         match bus {
             BusName::Default => self.enrich_and_deliver(&events).await,
             BusName::Delivery => {
-                let outcome = self.deliver(&events).await;
+                let outcome = self.deliver(&events.iter().collect::<Vec<_>>()).await;
                 events.iter().map(|_| outcome.clone()).collect()
             }
         }

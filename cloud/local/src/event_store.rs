@@ -44,6 +44,15 @@ const fn lane_of(number: i64) -> Lane {
     if number == 0 { Lane::Fast } else { Lane::Bulk }
 }
 
+/// A signed number that is ordered among its kind as the unsigned one: SQLite has no unsigned ones.
+const fn ordered(number: u64) -> i64 {
+    (number ^ (1 << 63)).cast_signed()
+}
+
+const fn unordered(number: i64) -> u64 {
+    number.cast_unsigned() ^ (1 << 63)
+}
+
 fn stored_envelope(row: &Row<'_>) -> rusqlite::Result<StoredEnvelope> {
     Ok(StoredEnvelope {
         vehicle_id: VehicleId(row.get("vehicle_id")?),
@@ -53,10 +62,10 @@ fn stored_envelope(row: &Row<'_>) -> rusqlite::Result<StoredEnvelope> {
         key: EnvelopeKey {
             boot_id: BootId {
                 counter: row.get("boot_counter")?,
-                spool: row.get::<_, i64>("boot_spool")?.cast_unsigned(),
+                spool: unordered(row.get("boot_spool")?),
             },
             lane: lane_of(row.get("lane")?),
-            sequence: row.get::<_, i64>("sequence")?.cast_unsigned(),
+            sequence: unordered(row.get("sequence")?),
         },
         bytes: row.get("bytes")?,
     })
@@ -124,9 +133,9 @@ impl EventStore for SqliteEventStore {
                             event.vehicle_id.0,
                             event.first_us,
                             event.key.boot_id.counter,
-                            event.key.boot_id.spool.cast_signed(),
+                            ordered(event.key.boot_id.spool),
                             lane_number(event.key.lane),
-                            event.key.sequence.cast_signed(),
+                            ordered(event.key.sequence),
                             event.last_us,
                             event.received_us,
                             event.bytes,
@@ -139,13 +148,14 @@ impl EventStore for SqliteEventStore {
     }
 
     async fn events(&self, query: EventQuery) -> Result<Vec<StoredEnvelope>, PortError> {
-        const START: (i64, EnvelopeKey) = (
-            i64::MIN,
-            EnvelopeKey { boot_id: BootId { counter: 0, spool: 0 }, lane: Lane::Fast, sequence: 0 },
-        );
+        // Before every envelope there can be: no boot's counter is negative.
+        const START: (i64, i64, i64, i64, i64) = (i64::MIN, -1, 0, 0, 0);
         self.database
             .read(move |connection| {
-                let (after_us, after) = query.after.unwrap_or(START);
+                let after = query.after.map_or(START, |(first_us, key)| {
+                    let (counter, spool) = (i64::from(key.boot_id.counter), ordered(key.boot_id.spool));
+                    (first_us, counter, spool, lane_number(key.lane), ordered(key.sequence))
+                });
                 let mut select = connection.prepare_cached(
                     "SELECT * FROM event WHERE vehicle_id = ?1 AND first_us >= ?2 AND first_us < ?3 AND last_us >= ?4 \
                      AND (first_us, boot_counter, boot_spool, lane, sequence) > (?5, ?6, ?7, ?8, ?9) \
@@ -157,11 +167,11 @@ impl EventStore for SqliteEventStore {
                         query.from_us.saturating_sub(WINDOW_US),
                         query.to_us,
                         query.from_us,
-                        after_us,
-                        after.boot_id.counter,
-                        after.boot_id.spool.cast_signed(),
-                        lane_number(after.lane),
-                        after.sequence.cast_signed(),
+                        after.0,
+                        after.1,
+                        after.2,
+                        after.3,
+                        after.4,
                         query.limit,
                     ],
                     stored_envelope,
@@ -285,11 +295,9 @@ impl EventStore for SqliteEventStore {
                     after.cast_signed(),
                     i64::from(limit) + 1
                 ])?;
-                let mut page = FeedPage {
-                    position: after,
-                    oldest: oldest.unwrap_or(0).cast_unsigned(),
-                    ..FeedPage::default()
-                };
+                let oldest = oldest.unwrap_or(0).cast_unsigned();
+                // Where retention took everything there is nothing to lose before the oldest that is kept.
+                let mut page = FeedPage { position: after.max(oldest), oldest, ..FeedPage::default() };
                 while let Some(row) = rows.next()? {
                     if page.entries.len() == limit as usize {
                         page.has_more = true;
@@ -314,7 +322,10 @@ impl EventStore for SqliteEventStore {
         self.database
             .read(move |connection| {
                 let end: Option<i64> = connection
-                    .prepare_cached("SELECT max(position) FROM feed WHERE subscription_id = ?1")?
+                    .prepare_cached(
+                        "SELECT max(position) FROM (SELECT max(position) AS position FROM feed WHERE subscription_id = ?1 \
+                         UNION ALL SELECT position FROM feed_trimmed WHERE subscription_id = ?1)",
+                    )?
                     .query_row([subscription], |row| row.get(0))?;
                 Ok(end.unwrap_or(0).cast_unsigned())
             })

@@ -1,5 +1,5 @@
 -- Ids are texts as in the API; vehicle ids are 16 bytes; times are microseconds since the Unix epoch, UTC.
--- A boot's spool id is an unsigned 64-bit number kept with the same bits in a signed column.
+-- A boot's spool id and a sequence are unsigned 64-bit numbers, kept with the highest bit flipped so that they sort.
 
 CREATE TABLE event (
     vehicle_id BLOB NOT NULL,

@@ -57,7 +57,8 @@ impl Cloud {
 
     /// Makes a customer, gives it the vehicles and subscribes it to everything.
     pub(crate) async fn onboard(&self, vehicles: &[VirtualVehicle]) -> Result<()> {
-        let created = self.post("/admin/v1/customers", json!({"name": "Northwind Logistics"}).to_string()).await?;
+        let created =
+            self.post("/admin/v1/customers", json!({"name": "Northwind Logistics"}).to_string()).await?;
         let customer = text(&created, "id")?;
         let mut csv = "vin,customer_id,vehicle_id,label\n".to_owned();
         for vehicle in vehicles {

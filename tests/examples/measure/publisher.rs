@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use convoy_protocol::downlink::Down;
 use convoy_protocol::envelope::ENVELOPE_BYTES_MAX;
-use convoy_protocol::id::{EnvelopeKey, Lane, VehicleId};
+use convoy_protocol::id::{EnvelopeKey, VehicleId};
 use convoy_protocol::topic;
 use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS};
 use tokio::sync::{Semaphore, mpsc};
@@ -16,80 +16,172 @@ use tokio::task::JoinSet;
 
 /// Every vehicle's acknowledgements.
 const ACKS_FILTER: &str = "convoy/v1/+/down/ack";
+/// An envelope that is not acknowledged by then is sent again, as an agent does.
 const RESEND_AFTER: Duration = Duration::from_secs(5);
 const RESEND_POLL: Duration = Duration::from_millis(500);
 const CONNECTED_WITHIN: Duration = Duration::from_secs(10);
 /// Room for topic and framing around an envelope, bytes.
 const PACKET_OVERHEAD_BYTES: usize = 1_024;
-/// QoS 1 publishes that the client lets wait for their PUBACK; below the embedded broker's own limit.
+/// Publishes that a connection lets wait for their PUBACK, which says nothing; below the embedded broker's limit.
 const INFLIGHT: u16 = 400;
+/// Publishes that wait for a connection.
+const REQUESTS_MAX: usize = 64;
 
 /// An envelope to send.
-pub(crate) struct Envelope {
+#[derive(Clone)]
+pub(crate) struct Outgoing {
     pub(crate) vehicle_id: VehicleId,
     pub(crate) key: EnvelopeKey,
     pub(crate) bytes: Vec<u8>,
 }
 
-struct Sent {
-    at: Instant,
-    connection: usize,
-    envelope: Envelope,
+type Waiting = HashMap<(VehicleId, EnvelopeKey), (Instant, Outgoing)>;
+
+/// Envelopes on their way.
+struct Window {
+    /// Those that are not acknowledged, with the time they were last sent.
+    waiting: Mutex<Waiting>,
+    permits: Semaphore,
 }
 
-type InFlight = Arc<Mutex<HashMap<(VehicleId, EnvelopeKey), Sent>>>;
+impl Window {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
-fn lock(in_flight: &InFlight) -> std::sync::MutexGuard<'_, HashMap<(VehicleId, EnvelopeKey), Sent>> {
-    in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+    fn handle_ack(&self, vehicle_id: VehicleId, down: &Down) {
+        let Down::Stored(ranges) = down else { return };
+        let mut stored = 0;
+        let mut waiting = self.waiting();
+        for range in ranges {
+            for sequence in range.first..=range.last {
+                let key = EnvelopeKey { boot_id: range.boot_id, lane: range.lane, sequence };
+                // An envelope that was sent twice is acknowledged twice.
+                stored += usize::from(waiting.remove(&(vehicle_id, key)).is_some());
+            }
+        }
+        self.permits.add_permits(stored);
+    }
+
+    fn overdue(&self) -> Vec<Outgoing> {
+        let mut waiting = self.waiting();
+        let overdue = waiting.values_mut().filter(|(at, _)| at.elapsed() >= RESEND_AFTER);
+        overdue
+            .map(|(at, outgoing)| {
+                *at = Instant::now();
+                outgoing.clone()
+            })
+            .collect()
+    }
 }
 
 /// Connections to the broker: several that publish, one that hears the acknowledgements of all vehicles.
 pub(crate) struct Publisher {
     clients: Vec<AsyncClient>,
-    in_flight: InFlight,
-    window: Arc<Semaphore>,
+    window: Arc<Window>,
     window_size: u32,
-    tasks: JoinSet<Result<()>>,
+    /// They end only by failing.
+    connections: JoinSet<anyhow::Error>,
 }
 
 impl Publisher {
-    /// Connects. At most `window` envelopes are under way without acknowledgement.
-    pub(crate) async fn connect(broker: SocketAddr, connections: usize, window: u32) -> Result<Self> {
-        let in_flight = InFlight::default();
-        let permits = Arc::new(Semaphore::new(window as usize));
+    /// Connects. At most `window_size` envelopes are on their way without acknowledgement.
+    pub(crate) async fn connect(broker: SocketAddr, connections: usize, window_size: u32) -> Result<Self> {
+        let permits = Semaphore::new(window_size as usize);
+        let window = Arc::new(Window { waiting: Mutex::default(), permits });
         let mut tasks = JoinSet::new();
         let mut clients = Vec::new();
         for number in 0..connections {
-            let (client, events) = AsyncClient::new(options(broker, &format!("measure-{number}")), 64);
-            tasks.spawn(drive(events));
+            let (client, events) = connection(broker, &format!("measure-{number}"));
+            tasks.spawn(publish_only(events));
             clients.push(client);
         }
-        let (client, events) = AsyncClient::new(options(broker, "measure-acks"), 64);
+        let (client, events) = connection(broker, "measure-acks");
         client.subscribe(ACKS_FILTER, QoS::AtMostOnce).await?;
         let (subscribed, mut is_subscribed) = mpsc::channel(1);
-        tasks.spawn(hear_acks(events, Arc::clone(&in_flight), Arc::clone(&permits), subscribed));
+        tasks.spawn(hear_acks(events, client, Arc::clone(&window), subscribed));
         tokio::time::timeout(CONNECTED_WITHIN, is_subscribed.recv())
             .await
             .context("the broker does not take the subscription")?
             .context("the connection to the broker broke")?;
-        Ok(Self { clients, in_flight, window: permits, window_size: window, tasks })
+        Ok(Self { clients, window, window_size, connections: tasks })
     }
 
-    /// Sends envelopes until all of them are acknowledged; what is not in time is sent again.
-    pub(crate) async fn publish(&mut self, envelopes: impl Iterator<Item = Envelope>) -> Result<()> {
+    /// Sends the envelopes and returns when all of them are acknowledged.
+    pub(crate) async fn publish(&mut self, envelopes: impl Iterator<Item = Outgoing>) -> Result<()> {
+        let Self { clients, window, window_size, connections } = self;
         let sending = async {
-            for (number, envelope) in envelopes.enumerate() {
-                self.window.acquire().await?.forget();
-                self.send(number % self.clients.len(), envelope).await?;
+            for outgoing in envelopes {
+                window.permits.acquire().await?.forget();
+                window
+                    .waiting()
+                    .insert((outgoing.vehicle_id, outgoing.key), (Instant::now(), outgoing.clone()));
+                send(clients, outgoing).await?;
             }
-            // All permits back: nothing is under way.
-            drop(self.window.acquire_many(self.window_size).await?);
-            anyhow::Ok(())
+            // With all permits back nothing is on its way.
+            drop(window.permits.acquire_many(*window_size).await?);
+            Ok(())
+        };
+        let resending = async {
+            loop {
+                tokio::time::sleep(RESEND_POLL).await;
+                for outgoing in window.overdue() {
+                    send(clients, outgoing).await?;
+                }
+            }
         };
         tokio::select! {
             sent = sending => sent,
-            failed = self.resend() => failed,
-            Some(ended) = next(&self.tasks) => ended,
+            failed = resending => failed,
+            Some(ended) = connections.join_next() => Err(ended?),
+        }
+    }
+}
+
+/// A vehicle keeps to one connection.
+async fn send(clients: &[AsyncClient], outgoing: Outgoing) -> Result<()> {
+    let client = &clients[usize::from(outgoing.vehicle_id.0[0]) % clients.len()];
+    let topic = topic::up(outgoing.vehicle_id, outgoing.key.lane);
+    client.publish(topic, QoS::AtLeastOnce, false, outgoing.bytes).await?;
+    Ok(())
+}
+
+fn connection(broker: SocketAddr, client_id: &str) -> (AsyncClient, EventLoop) {
+    let mut options = MqttOptions::new(client_id, broker.ip().to_string(), broker.port());
+    let packet_max = ENVELOPE_BYTES_MAX + PACKET_OVERHEAD_BYTES;
+    options.set_max_packet_size(packet_max, packet_max);
+    options.set_inflight(INFLIGHT);
+    AsyncClient::new(options, REQUESTS_MAX)
+}
+
+async fn publish_only(mut events: EventLoop) -> anyhow::Error {
+    loop {
+        if let Err(error) = events.poll().await {
+            return anyhow::Error::new(error).context("the connection to the broker broke");
+        }
+    }
+}
+
+async fn hear_acks(
+    mut events: EventLoop,
+    // The event loop ends when its last client does.
+    _client: AsyncClient,
+    window: Arc<Window>,
+    subscribed: mpsc::Sender<()>,
+) -> anyhow::Error {
+    loop {
+        match events.poll().await {
+            Ok(Event::Incoming(Packet::Publish(publish))) => {
+                let vehicle = publish.topic.strip_prefix(topic::ROOT).and_then(|rest| rest.split('/').nth(1));
+                let vehicle = vehicle.and_then(|id| id.parse().ok());
+                if let (Some(vehicle_id), Ok(down)) = (vehicle, Down::decode(&publish.payload)) {
+                    window.handle_ack(vehicle_id, &down);
+                }
+            }
+            // Nobody listens any more after the first one, and nobody needs to.
+            Ok(Event::Incoming(Packet::SubAck(_))) => drop(subscribed.try_send(())),
+            Ok(_) => {}
+            Err(error) => return anyhow::Error::new(error).context("the connection to the broker broke"),
         }
     }
 }

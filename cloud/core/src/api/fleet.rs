@@ -72,8 +72,9 @@ pub(crate) async fn list_vehicles(
     QueryOf(query): QueryOf<ListQuery>,
 ) -> Result<Json<VehiclePage>, Problem> {
     let limit = limit(query.limit, VEHICLES_PER_PAGE, VEHICLES_PER_PAGE_MAX)? as usize;
+    let scope = format!("vehicles/{customer}");
     let after = match &query.cursor {
-        Some(cursor) => Some(read_cursor(&api, "vehicles", cursor)?),
+        Some(cursor) => Some(read_cursor(&api, &scope, cursor)?),
         None => None,
     };
     let snapshot = api.snapshot.current();
@@ -88,7 +89,7 @@ pub(crate) async fn list_vehicles(
     let cursor = found
         .last()
         .filter(|_| has_more)
-        .map(|(vehicle_ref, _)| cursor::encode(&api.cursor_key, "vehicles", vehicle_ref.as_str()));
+        .map(|(vehicle_ref, _)| cursor::encode(&api.cursor_key, &scope, vehicle_ref.as_str()));
     let data = found.into_iter().map(|(vehicle_ref, vehicle)| vehicle_json(&snapshot, vehicle_ref, vehicle));
     Ok(Json(VehiclePage { data: data.collect(), page: Page { cursor, has_more, poll_after_ms: None } }))
 }
