@@ -159,7 +159,7 @@ impl Cli {
     pub(crate) fn default_log_filter(&self) -> &'static str {
         match self.command {
             None | Some(Command::Demo(_)) => "warn,convoy_agent=error,rumqttd=off,rumqttc=off",
-            _ => "info,rumqttd=warn,rumqttc=warn",
+            _ => "info,rumqttd=off,rumqttc=warn",
         }
     }
 

@@ -44,6 +44,9 @@ impl DataDir {
         for folder in ["secrets", "stream", "objects", "inbox"] {
             make_private_dir(&root.join(folder))?;
         }
+        for database in ["reference.db", "events.db"] {
+            make_private_file(&root.join(database))?;
+        }
         let master = master_key(&root.join("secrets/master.key"))?;
         Ok(Self { root: root.to_owned(), master, _lock: lock })
     }
@@ -73,6 +76,17 @@ fn make_private_dir(path: &Path) -> Result<()> {
             .with_context(|| format!("create folder {}", path.display()))?;
     }
     Ok(())
+}
+
+/// Makes an empty file that only its owner may read, which SQLite then fills; its side files get the same mode.
+fn make_private_file(path: &Path) -> Result<()> {
+    fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+        .map(drop)
+        .with_context(|| format!("create {}", path.display()))
 }
 
 fn check_version(root: &Path) -> Result<()> {

@@ -60,10 +60,7 @@ fn stored_envelope(row: &Row<'_>) -> rusqlite::Result<StoredEnvelope> {
         last_us: row.get("last_us")?,
         received_us: row.get("received_us")?,
         key: EnvelopeKey {
-            boot_id: BootId {
-                counter: row.get("boot_counter")?,
-                spool: unordered(row.get("boot_spool")?),
-            },
+            boot_id: BootId { counter: row.get("boot_counter")?, spool: unordered(row.get("boot_spool")?) },
             lane: lane_of(row.get("lane")?),
             sequence: unordered(row.get("sequence")?),
         },

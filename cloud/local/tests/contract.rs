@@ -12,7 +12,8 @@ use convoy_cloud_core::contract::customer_queue::{self, Subject};
 use convoy_cloud_core::contract::{JumpingClock, Run, event_store, provisioner, stream};
 use convoy_cloud_core::identity::{EventId, SubscriptionId};
 use convoy_cloud_core::ports::{
-    CustomerQueue as _, EventStore as _, FeedEntry, Provisioner as _, QueueMessage, QueueName, Resource, Stream as _,
+    CustomerQueue as _, EventStore as _, FeedEntry, Provisioner as _, QueueMessage, QueueName, Resource,
+    Stream as _,
 };
 use convoy_cloud_core::record::Record;
 use convoy_segment_log::Position;
@@ -80,7 +81,8 @@ async fn rules_and_queues_are_there_after_an_open_and_a_removed_queue_is_empty()
     let directory = tempfile::tempdir().unwrap();
     let database = database(directory.path());
     let id = SubscriptionId::from_bytes(&[1; 16]);
-    let (name, resource) = (QueueName::Subscription(id.clone()), Resource::Queue(QueueName::Subscription(id)));
+    let (name, resource) =
+        (QueueName::Subscription(id.clone()), Resource::Queue(QueueName::Subscription(id)));
     let (queue, provisioner) =
         (SqliteQueue::new(database.clone()), SqliteProvisioner::open(database.clone()).await.unwrap());
     provisioner.create(&resource).await.unwrap();

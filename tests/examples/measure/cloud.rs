@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 use crate::process::{Running, binary};
 
 const PROVISIONED_WITHIN: Duration = Duration::from_secs(10);
+/// Before any sample of a measurement: the vehicles are the customer's and the subscription runs.
+const LONG_AGO: &str = "2000-01-01T00:00:00Z";
 const PROVISIONED_POLL: Duration = Duration::from_millis(10);
 
 /// The running process, and a way to its API.
@@ -32,7 +34,7 @@ impl Cloud {
         let mut command = Command::new(binary("convoy")?);
         command.arg("serve").arg("--data-dir").arg(data_dir);
         command.args(["--http", "127.0.0.1:0", "--mqtt", "127.0.0.1:0"]);
-        command.env("RUST_LOG", "warn").stdout(Stdio::piped());
+        command.env("RUST_LOG", "warn,rumqttd=off").stdout(Stdio::piped());
         let mut process = Running::start(&mut command)?;
         let stdout = process.0.stdout.take().context("convoy has no standard output")?;
         let (mut base, mut mqtt, mut admin_key) = (None, None, None);
@@ -60,15 +62,16 @@ impl Cloud {
         let created =
             self.post("/admin/v1/customers", json!({"name": "Northwind Logistics"}).to_string()).await?;
         let customer = text(&created, "id")?;
-        let mut csv = "vin,customer_id,vehicle_id,label\n".to_owned();
+        let mut csv = "vin,customer_id,vehicle_id,valid_from\n".to_owned();
         for vehicle in vehicles {
-            writeln!(csv, "{},{customer},{},measured", vehicle.vin, vehicle.vehicle_id)?;
+            writeln!(csv, "{},{customer},{},{LONG_AGO}", vehicle.vin, vehicle.vehicle_id)?;
         }
         let import = self.post("/admin/v1/imports", csv).await?;
         let accepted = import["accepted"].as_u64();
         ensure!(accepted == Some(vehicles.len() as u64), "the vehicle map was not taken whole: {import}");
         let subscriptions = format!("/admin/v1/customers/{customer}/subscriptions");
-        let subscribed = self.post(&subscriptions, json!({"package": "raw"}).to_string()).await?;
+        let subscribed =
+            self.post(&subscriptions, json!({"package": "raw", "starts_at": LONG_AGO}).to_string()).await?;
         let operation = format!("/admin/v1/operations/{}", text(&subscribed, "operation_id")?);
         tokio::time::timeout(PROVISIONED_WITHIN, self.succeeded(&operation))
             .await

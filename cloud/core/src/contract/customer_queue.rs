@@ -21,8 +21,7 @@ pub struct Subject<'a> {
 
 impl Subject<'_> {
     async fn send(&self, queue: &QueueName, messages: &[QueueMessage]) {
-        let messages: Vec<_> =
-            messages.iter().map(|message| (queue.clone(), message.clone())).collect();
+        let messages: Vec<_> = messages.iter().map(|message| (queue.clone(), message.clone())).collect();
         self.queue.send(&messages, self.clock.now_us()).await.unwrap();
     }
 
@@ -163,15 +162,16 @@ pub async fn a_buried_message_never_comes_again(subject: Subject<'_>, run: Run) 
 /// `bytes_max` and `messages_max` both bound a reception, and a message larger than `bytes_max` still comes.
 pub async fn bytes_bound_what_is_received_but_one_message_always_comes(subject: Subject<'_>, run: Run) {
     let queue = own(run, "bytes");
-    let messages: Vec<_> = (10..16)
-        .map(|number| QueueMessage { body: vec![b' '; 1_000], ..message(run, number) })
-        .collect();
+    let messages: Vec<_> =
+        (10..16).map(|number| QueueMessage { body: vec![b' '; 1_000], ..message(run, number) }).collect();
     subject.send(&queue, &messages).await;
     let now_us = subject.clock.now_us();
     let mut seen = BTreeSet::new();
-    for (messages_max, bytes_max, expected) in [(10, 1, 1), (10, 1_999, 1), (10, 2_000, 2), (1, ANY_BYTES, 1), (9, ANY_BYTES, 1)]
+    for (messages_max, bytes_max, expected) in
+        [(10, 1, 1), (10, 1_999, 1), (10, 2_000, 2), (1, ANY_BYTES, 1), (9, ANY_BYTES, 1)]
     {
-        let received = subject.queue.receive(&queue, messages_max, bytes_max, 60 * SECOND_US, now_us).await.unwrap();
+        let received =
+            subject.queue.receive(&queue, messages_max, bytes_max, 60 * SECOND_US, now_us).await.unwrap();
         assert_eq!(received.len(), expected, "{messages_max} messages, {bytes_max} bytes");
         seen.extend(ids(&received));
     }
@@ -228,7 +228,11 @@ pub async fn the_next_webhook_is_the_earliest_visible_one(subject: Subject<'_>, 
     let given_back = std::slice::from_ref(&received[0].receipt);
     assert_eq!(subject.queue.nack(&queue, given_back, visible_us).await.unwrap(), 1);
     expect(Some(visible_us)).await;
-    assert_eq!(subject.ack(&queue, &received[0].receipt).await, 1, "given back, and still its newest receipt");
+    assert_eq!(
+        subject.ack(&queue, &received[0].receipt).await,
+        1,
+        "given back, and still its newest receipt"
+    );
     expect(Some(subject.clock.now_us() + 8 * SECOND_US)).await;
     let buried = std::slice::from_ref(&received[1].receipt);
     assert_eq!(subject.queue.bury(&queue, buried, "gone").await.unwrap(), 1);

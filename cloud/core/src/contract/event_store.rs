@@ -94,10 +94,8 @@ pub async fn a_range_includes_its_beginning_and_not_its_end(store: &dyn EventSto
 
     let edges = run.vehicle("range, at the edges of time");
     let (first, last) = (key(0, 0, Lane::Fast, 0), bulk(1));
-    let extremes = [
-        envelope(edges, first, i64::MIN, i64::MIN),
-        envelope(edges, last, i64::MAX - 1, i64::MAX),
-    ];
+    let extremes =
+        [envelope(edges, first, i64::MIN, i64::MIN), envelope(edges, last, i64::MAX - 1, i64::MAX)];
     store.put_events(&extremes).await.unwrap();
     assert_eq!(store.events(everything(edges)).await.unwrap(), extremes);
     let before = EventQuery { to_us: i64::MIN, ..everything(edges) };
@@ -173,7 +171,13 @@ pub async fn newer_state_wins_in_any_order(store: &dyn EventStore, run: Run) {
         for (number, sampled_us) in times.into_iter().enumerate() {
             let value = (number % 2 == 1).then_some(number as f64);
             let unit = format!("unit {number}");
-            states.push(SignalState { path: path.into(), unit, value, sampled_us, received_us: -sampled_us.max(-9) });
+            states.push(SignalState {
+                path: path.into(),
+                unit,
+                value,
+                sampled_us,
+                received_us: -sampled_us.max(-9),
+            });
         }
     }
     let newest: Vec<_> = states.iter().filter(|state| state.sampled_us == i64::MAX).cloned().collect();
@@ -349,7 +353,13 @@ pub async fn kept(store: &dyn EventStore, run: Run) {
 }
 
 fn kept_state() -> SignalState {
-    SignalState { path: "Vehicle.Speed".into(), unit: "km/h".into(), value: Some(-0.5), sampled_us: 3, received_us: 4 }
+    SignalState {
+        path: "Vehicle.Speed".into(),
+        unit: "km/h".into(),
+        value: Some(-0.5),
+        sampled_us: 3,
+        received_us: 4,
+    }
 }
 
 fn kept_condition() -> Condition {

@@ -39,7 +39,11 @@ pub async fn making_again_is_success_and_other_content_a_conflict(provisioner: &
     }
     let refused = provisioner.create(&other).await.unwrap_err();
     assert!(matches!(refused, PortError::Conflict { .. }), "{refused:?}");
-    assert_eq!(described(provisioner, &other).await, Some(made), "what exists is told, not what was asked for");
+    assert_eq!(
+        described(provisioner, &other).await,
+        Some(made),
+        "what exists is told, not what was asked for"
+    );
 }
 
 /// What is removed is gone, once and for all, and nothing else with it.

@@ -23,7 +23,11 @@ fn record(run: Run, number: usize, payload: Vec<u8>) -> Record {
 
 /// What is appended can be read when the append returns: whole, and in the order of its partition. `read` gives
 /// everything that is in the stream, oldest first; what other runs wrote is left out here.
-pub async fn what_is_appended_can_be_read(stream: &dyn Stream, run: Run, read: impl AsyncFn() -> Vec<Record>) {
+pub async fn what_is_appended_can_be_read(
+    stream: &dyn Stream,
+    run: Run,
+    read: impl AsyncFn() -> Vec<Record>,
+) {
     let (mut dice, mut appended) = (run.dice(), Vec::new());
     let mine = async || {
         let mut found = read().await;

@@ -39,15 +39,15 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// When the world's clock starts: 2026-11-24T00:00:00Z.
-pub const START_US: i64 = 1_795_478_400_000_000;
-pub const SECOND_US: i64 = 1_000_000;
+pub(crate) const START_US: i64 = 1_795_478_400_000_000;
+pub(crate) const SECOND_US: i64 = 1_000_000;
 
 /// Remembers what was asked of vehicles.
 #[derive(Default)]
-pub struct Recorder(Mutex<Vec<(VehicleId, Down)>>);
+pub(crate) struct Recorder(Mutex<Vec<(VehicleId, Down)>>);
 
 impl Recorder {
-    pub fn take(&self) -> Vec<(VehicleId, Down)> {
+    pub(crate) fn take(&self) -> Vec<(VehicleId, Down)> {
         std::mem::take(&mut self.0.lock().unwrap())
     }
 }
@@ -64,24 +64,24 @@ impl Downlink for Recorder {
     }
 }
 
-pub struct World {
-    pub database: Database,
-    pub reference: Arc<dyn ReferenceDatabase>,
-    pub store: Arc<dyn EventStore>,
-    pub queue: Arc<dyn CustomerQueue>,
-    pub provisioner: SqliteProvisioner,
-    pub objects: Arc<dyn ObjectStore>,
-    pub snapshot: Arc<SnapshotCell>,
-    pub counters: Arc<Counters>,
-    pub downlink: Arc<Recorder>,
-    pub ambient: Ambient,
-    pub clock_us: Arc<AtomicI64>,
+pub(crate) struct World {
+    pub(crate) database: Database,
+    pub(crate) reference: Arc<dyn ReferenceDatabase>,
+    pub(crate) store: Arc<dyn EventStore>,
+    pub(crate) queue: Arc<dyn CustomerQueue>,
+    pub(crate) provisioner: SqliteProvisioner,
+    pub(crate) objects: Arc<dyn ObjectStore>,
+    pub(crate) snapshot: Arc<SnapshotCell>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) downlink: Arc<Recorder>,
+    pub(crate) ambient: Ambient,
+    pub(crate) clock_us: Arc<AtomicI64>,
     directory: TempDir,
 }
 
 impl World {
     /// Two worlds in which the same is done hold the same: their dice roll alike.
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let database = Database::open(&directory.path().join("events.db")).unwrap();
         let path = directory.path().join("reference.db");
@@ -114,20 +114,20 @@ impl World {
         }
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.directory.path()
     }
 
-    pub fn advance(&self, us: i64) {
+    pub(crate) fn advance(&self, us: i64) {
         self.clock_us.fetch_add(us, Ordering::Relaxed);
     }
 
     /// A pipeline with nothing in its memory, as after a start.
-    pub fn ingest(&self) -> Ingest {
+    pub(crate) fn ingest(&self) -> Ingest {
         self.ingest_over(Arc::clone(&self.store), Arc::clone(&self.queue))
     }
 
-    pub fn ingest_over(&self, store: Arc<dyn EventStore>, queue: Arc<dyn CustomerQueue>) -> Ingest {
+    pub(crate) fn ingest_over(&self, store: Arc<dyn EventStore>, queue: Arc<dyn CustomerQueue>) -> Ingest {
         let manifests = Arc::new(ManifestCache::new(Arc::clone(&self.reference)));
         let bus = LocalBus {
             enricher: Enricher::new(Arc::clone(&manifests), Arc::clone(&self.snapshot), Arc::clone(&store)),
@@ -148,7 +148,7 @@ impl World {
         }
     }
 
-    pub async fn customer(&self, name: &str) -> CustomerId {
+    pub(crate) async fn customer(&self, name: &str) -> CustomerId {
         let customer = Customer {
             id: CustomerId::random(&self.ambient),
             name: name.into(),
@@ -160,7 +160,12 @@ impl World {
     }
 
     /// Gives a customer the vehicle of this number, since `valid_from_us` or since ever.
-    pub async fn vehicle(&self, customer: &CustomerId, number: u8, valid_from_us: Option<i64>) -> VehicleId {
+    pub(crate) async fn vehicle(
+        &self,
+        customer: &CustomerId,
+        number: u8,
+        valid_from_us: Option<i64>,
+    ) -> VehicleId {
         let mapping = VehicleMapping {
             vin: format!("CNVY{number:013}"),
             vehicle_id: Some(VehicleId([number; 16])),
@@ -177,7 +182,12 @@ impl World {
     }
 
     /// Subscribes a customer to version 1 of a package, and provisions it.
-    pub async fn subscribe(&self, customer: &CustomerId, package: &str, terms: SubscriptionTerms) -> SubscriptionId {
+    pub(crate) async fn subscribe(
+        &self,
+        customer: &CustomerId,
+        package: &str,
+        terms: SubscriptionTerms,
+    ) -> SubscriptionId {
         let subscription = Subscription {
             id: SubscriptionId::random(&self.ambient),
             customer_id: customer.clone(),
@@ -201,7 +211,7 @@ impl World {
     }
 
     /// Carries out every operation that waits.
-    pub async fn work_off_operations(&self) {
+    pub(crate) async fn work_off_operations(&self) {
         let worker = Worker {
             reference: self.reference.as_ref(),
             provisioner: &self.provisioner,
@@ -209,24 +219,29 @@ impl World {
         };
         for mut operation in self.reference.unfinished_operations().await.unwrap() {
             worker.run(&mut operation).await.unwrap();
-            assert_eq!(operation.progress.status, OperationStatus::Succeeded, "{:?}", operation.progress.error);
+            assert_eq!(
+                operation.progress.status,
+                OperationStatus::Succeeded,
+                "{:?}",
+                operation.progress.error
+            );
         }
     }
 
     /// The whole feed of a subscription, as bytes.
-    pub async fn feed_bodies(&self, subscription: &SubscriptionId) -> Vec<Vec<u8>> {
+    pub(crate) async fn feed_bodies(&self, subscription: &SubscriptionId) -> Vec<Vec<u8>> {
         let page = self.store.feed(subscription, 0, 10_000).await.unwrap();
         page.entries.into_iter().map(|entry| entry.body).collect()
     }
 
     /// The whole feed of a subscription.
-    pub async fn feed(&self, subscription: &SubscriptionId) -> Vec<Value> {
+    pub(crate) async fn feed(&self, subscription: &SubscriptionId) -> Vec<Value> {
         let bodies = self.feed_bodies(subscription).await;
         bodies.iter().map(|body| serde_json::from_slice(body).unwrap()).collect()
     }
 
     /// Ids and bodies of everything that waits in a queue, by id; they stay hidden for an hour.
-    pub async fn queued(&self, queue: QueueName) -> Vec<(EventId, Vec<u8>)> {
+    pub(crate) async fn queued(&self, queue: QueueName) -> Vec<(EventId, Vec<u8>)> {
         let now_us = self.ambient.now_us();
         let received = self.queue.receive(&queue, 10_000, u64::MAX, 3_600 * SECOND_US, now_us).await.unwrap();
         let mut queued: Vec<_> =
@@ -237,7 +252,7 @@ impl World {
 }
 
 /// Everything of a package, for all vehicles, into feed and queue.
-pub fn everything() -> SubscriptionTerms {
+pub(crate) fn everything() -> SubscriptionTerms {
     SubscriptionTerms {
         vehicles: VehicleSelector::All,
         fields: FieldSelection::default(),
@@ -249,7 +264,7 @@ pub fn everything() -> SubscriptionTerms {
 }
 
 /// A manifest with one signal a path, whose raw values are the values at the path.
-pub fn manifest(paths: &[&str]) -> Manifest {
+pub(crate) fn manifest(paths: &[&str]) -> Manifest {
     let signal = |(number, path): (usize, &&str)| SignalDef {
         message: 0,
         name: format!("dbc_name_{number}_"),
@@ -266,20 +281,20 @@ pub fn manifest(paths: &[&str]) -> Manifest {
 
 /// An envelope in the making.
 #[derive(Clone)]
-pub struct Packet {
-    pub vehicle_id: VehicleId,
-    pub boot: u32,
-    pub lane: Lane,
-    pub sequence: u64,
-    pub manifest_id: Option<ManifestId>,
-    pub groups: Vec<Group>,
-    pub dtcs: Vec<DtcRecord>,
+pub(crate) struct Packet {
+    pub(crate) vehicle_id: VehicleId,
+    pub(crate) boot: u32,
+    pub(crate) lane: Lane,
+    pub(crate) sequence: u64,
+    pub(crate) manifest_id: Option<ManifestId>,
+    pub(crate) groups: Vec<Group>,
+    pub(crate) dtcs: Vec<DtcRecord>,
     /// The encoding of a manifest that comes with it.
-    pub upload: Option<Vec<u8>>,
+    pub(crate) upload: Option<Vec<u8>>,
 }
 
 impl Packet {
-    pub fn new(vehicle_id: VehicleId, sequence: u64) -> Self {
+    pub(crate) fn new(vehicle_id: VehicleId, sequence: u64) -> Self {
         Self {
             vehicle_id,
             boot: 1,
@@ -293,7 +308,7 @@ impl Packet {
     }
 
     /// Adds samples of one signal of the manifest.
-    pub fn samples(mut self, manifest: &Manifest, signal: u32, samples: &[(i64, i64)]) -> Self {
+    pub(crate) fn samples(mut self, manifest: &Manifest, signal: u32, samples: &[(i64, i64)]) -> Self {
         self.manifest_id = Some(manifest.id());
         let (times_us, values) = samples.iter().copied().unzip();
         let column = Column { signal: SignalIndex(signal), values: Values::Raw(values) };
@@ -301,18 +316,18 @@ impl Packet {
         self
     }
 
-    pub fn dtc(mut self, spn: u32, change: DtcChange, timestamp_us: i64) -> Self {
+    pub(crate) fn dtc(mut self, spn: u32, change: DtcChange, timestamp_us: i64) -> Self {
         let dtc = Dtc::J1939 { sa: 0, spn, fmi: 3 };
         self.dtcs.push(DtcRecord { timestamp_us, dtc, change, occurrence_count: Some(1), mil_on: None });
         self
     }
 
-    pub fn uploads(mut self, manifest: &Manifest) -> Self {
+    pub(crate) fn uploads(mut self, manifest: &Manifest) -> Self {
         self.upload = Some(manifest.encode());
         self
     }
 
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let base_us = START_US;
         let mut writer = EnvelopeWriter::new(&Header {
             vehicle_id: self.vehicle_id,
@@ -338,13 +353,13 @@ impl Packet {
         writer.finish().unwrap()
     }
 
-    pub fn record(&self) -> Record {
+    pub(crate) fn record(&self) -> Record {
         record(self.vehicle_id, self.lane, self.bytes())
     }
 }
 
 /// A record as the bridge makes it of a publish.
-pub fn record(vehicle_id: VehicleId, lane: Lane, payload: Vec<u8>) -> Record {
+pub(crate) fn record(vehicle_id: VehicleId, lane: Lane, payload: Vec<u8>) -> Record {
     Record {
         partition_key: PartitionKey { version: 1, hash: vehicle_id.0 },
         vehicle_id,
@@ -355,7 +370,7 @@ pub fn record(vehicle_id: VehicleId, lane: Lane, payload: Vec<u8>) -> Record {
 }
 
 /// Makes the checksum of an envelope right again after its bytes were changed.
-pub fn seal(mut envelope: Vec<u8>) -> Vec<u8> {
+pub(crate) fn seal(mut envelope: Vec<u8>) -> Vec<u8> {
     let end = envelope.len() - 4;
     let crc = crc32c(&envelope[..end]);
     envelope[end..].copy_from_slice(&crc.to_le_bytes());
@@ -370,6 +385,6 @@ fn crc32c(bytes: &[u8]) -> u32 {
 }
 
 /// The `id` of every event.
-pub fn ids(events: &[Value]) -> Vec<String> {
+pub(crate) fn ids(events: &[Value]) -> Vec<String> {
     events.iter().map(|event| event["id"].as_str().unwrap().to_owned()).collect()
 }

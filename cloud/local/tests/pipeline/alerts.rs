@@ -109,7 +109,11 @@ async fn a_threshold_alerts_beyond_its_limit_and_again_only_after_the_hysteresis
         (rule(Above, 5.0), [50, 60, 70, 80, 90, 100, 100, 100, 100], vec![]),
     ] {
         for per_envelope in [1, 2, 9] {
-            assert_eq!(crossed(rule.clone(), &values, per_envelope).await, expected, "{rule:?} by {per_envelope}");
+            assert_eq!(
+                crossed(rule.clone(), &values, per_envelope).await,
+                expected,
+                "{rule:?} by {per_envelope}"
+            );
         }
     }
 }

@@ -198,7 +198,10 @@ proptest! {
 /// The values of the one path that was sampled, over all events.
 fn sampled(events: &[Value]) -> Vec<i64> {
     let telemetry = events.iter().flat_map(|event| event["data"]["series"].as_array().into_iter().flatten());
-    telemetry.flat_map(|series| series["signals"][0]["v"].as_array().unwrap().clone()).map(|v| v.as_i64().unwrap()).collect()
+    telemetry
+        .flat_map(|series| series["signals"][0]["v"].as_array().unwrap().clone())
+        .map(|v| v.as_i64().unwrap())
+        .collect()
 }
 
 fn spns(events: &[Value]) -> Vec<u64> {
@@ -239,8 +242,12 @@ async fn windows_cut_rows_codes_and_alerts_to_the_microsecond() {
         let events = world.feed(&raw).await;
         assert_eq!(sampled(&events), expected);
         assert_eq!(spns(&events), expected.iter().map(|spn| *spn as u64).collect::<Vec<_>>());
-        let mut alerted: Vec<_> =
-            world.feed(&alerts).await.iter().map(|event| event["data"]["alert"]["dtc"]["spn"].as_i64().unwrap()).collect();
+        let mut alerted: Vec<_> = world
+            .feed(&alerts)
+            .await
+            .iter()
+            .map(|event| event["data"]["alert"]["dtc"]["spn"].as_i64().unwrap())
+            .collect();
         alerted.sort_unstable();
         assert_eq!(alerted, expected);
     }
@@ -254,7 +261,8 @@ async fn a_listed_vehicle_is_delivered_and_another_of_the_same_customer_is_not()
     let other = world.vehicle(&customer, 2, None).await;
     let unmapped = VehicleId([3; 16]);
     let vehicles = VehicleSelector::List { vehicle_ids: vec![VehicleIdText(listed)] };
-    let subscription = world.subscribe(&customer, "raw", SubscriptionTerms { vehicles, ..everything() }).await;
+    let subscription =
+        world.subscribe(&customer, "raw", SubscriptionTerms { vehicles, ..everything() }).await;
     let manifest = manifest(&["Vehicle.Speed"]);
     let records: Vec<_> = [listed, other, unmapped]
         .into_iter()

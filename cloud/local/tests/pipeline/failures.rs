@@ -13,8 +13,8 @@ use convoy_cloud_core::condition::Condition;
 use convoy_cloud_core::counters::get;
 use convoy_cloud_core::identity::{EventId, SubscriptionId, WebhookEndpointId};
 use convoy_cloud_core::ports::{
-    CustomerQueue, EventQuery, EventStore, FeedEntry, FeedPage, PortError, QueueMessage, QueueName, QueueStats,
-    Receipt, Received, SignalState, Stream as _, StoredEnvelope,
+    CustomerQueue, EventQuery, EventStore, FeedEntry, FeedPage, PortError, QueueMessage, QueueName,
+    QueueStats, Receipt, Received, SignalState, StoredEnvelope, Stream as _,
 };
 use convoy_cloud_core::quarantine::{Shelf, list, show};
 use convoy_cloud_core::record::Record;
@@ -101,7 +101,12 @@ impl EventStore for FaultyStore {
     async fn append_feed(&self, entries: &[FeedEntry]) -> Result<u64, PortError> {
         self.line.call(self.inner.append_feed(entries)).await
     }
-    async fn feed(&self, subscription: &SubscriptionId, after: u64, limit: u32) -> Result<FeedPage, PortError> {
+    async fn feed(
+        &self,
+        subscription: &SubscriptionId,
+        after: u64,
+        limit: u32,
+    ) -> Result<FeedPage, PortError> {
         self.line.call(self.inner.feed(subscription, after, limit)).await
     }
     async fn feed_end(&self, subscription: &SubscriptionId) -> Result<u64, PortError> {
@@ -208,10 +213,14 @@ fn batches() -> [Vec<Record>; 2] {
 
 type Delivered = (Vec<Vec<Value>>, Vec<Vec<(EventId, Vec<u8>)>>, Vec<Vec<Condition>>);
 
-async fn delivered(world: &World, (raw, alerts, endpoint): (SubscriptionId, SubscriptionId, WebhookEndpointId)) -> Delivered {
+async fn delivered(
+    world: &World,
+    (raw, alerts, endpoint): (SubscriptionId, SubscriptionId, WebhookEndpointId),
+) -> Delivered {
     let feeds = vec![world.feed(&raw).await, world.feed(&alerts).await];
     let mut queues = Vec::new();
-    for name in [QueueName::Subscription(raw), QueueName::Subscription(alerts), QueueName::Webhook(endpoint)] {
+    for name in [QueueName::Subscription(raw), QueueName::Subscription(alerts), QueueName::Webhook(endpoint)]
+    {
         queues.push(world.queued(name).await);
     }
     let mut conditions = Vec::new();

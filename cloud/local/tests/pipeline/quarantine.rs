@@ -61,8 +61,11 @@ fn bad() -> Vec<(Record, String)> {
         (of_vehicle(seal(version)), "envelope version 2 is not known here, only version 1".into()),
         (of_vehicle(checksum), "envelope checksum is".into()),
         (of_vehicle(flipped), "envelope checksum is".into()),
-        (of_vehicle(good[..good.len() / 2].to_vec()), "checksum".into()),
-        (record(VehicleId([2; 16]), Lane::Bulk, good.clone()), "identity mismatch: topic says vehicle 0202".into()),
+        (of_vehicle(good[..good.len() / 2].to_vec()), "envelope is cut short".into()),
+        (
+            record(VehicleId([2; 16]), Lane::Bulk, good.clone()),
+            "identity mismatch: topic says vehicle 0202".into(),
+        ),
         (record(VEHICLE, Lane::Fast, good), "lane fast, envelope says".into()),
         (unknown_signal.record(), format!("names signal 1, which manifest {manifest_id} does not have")),
         (samples_without.record(), "samples without a manifest id".into()),
@@ -85,7 +88,8 @@ async fn bad_records_are_set_aside_with_reason_and_bytes_and_healthy_ones_beside
     batch.extend(bad.iter().map(|(record, _)| record.clone()));
     batch.push(healthy(1).record());
     ingest.handle(&batch).await.unwrap();
-    let seen: Vec<_> = world.feed(&subscription).await.iter().map(|event| event["data"]["seq"].as_u64()).collect();
+    let seen: Vec<_> =
+        world.feed(&subscription).await.iter().map(|event| event["data"]["seq"].as_u64()).collect();
     assert_eq!(seen, [Some(0), Some(1)]);
     assert_eq!(get(&world.counters.records_quarantined), bad.len() as u64);
 
@@ -132,7 +136,8 @@ async fn an_unknown_manifest_parks_is_asked_for_and_brings_what_waited_when_it_c
     let other = world.vehicle(&customer, 2, None).await;
     let subscription = world.subscribe(&customer, "raw", everything()).await;
     let ingest = world.ingest();
-    let waiting = [healthy(0), healthy(1), Packet { vehicle_id: other, ..healthy(2) }].map(|packet| packet.record());
+    let waiting =
+        [healthy(0), healthy(1), Packet { vehicle_id: other, ..healthy(2) }].map(|packet| packet.record());
     ingest.handle(&waiting).await.unwrap();
     let mut asked = world.downlink.take();
     asked.sort_by_key(|(vehicle_id, _)| *vehicle_id);

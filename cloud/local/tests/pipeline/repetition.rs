@@ -18,7 +18,7 @@ use crate::world::{Packet, SECOND_US, START_US, World, everything, ids, manifest
 struct Outcome {
     feeds: Vec<Vec<Vec<u8>>>,
     queues: Vec<Vec<(EventId, Vec<u8>)>>,
-    samples_delivered: u64,
+    envelopes_stored: u64,
 }
 
 async fn outcome(world: &World, subscriptions: &[SubscriptionId]) -> Outcome {
@@ -27,7 +27,7 @@ async fn outcome(world: &World, subscriptions: &[SubscriptionId]) -> Outcome {
         feeds.push(world.feed_bodies(subscription).await);
         queues.push(world.queued(QueueName::Subscription(subscription.clone())).await);
     }
-    Outcome { feeds, queues, samples_delivered: get(&world.counters.envelopes_stored) }
+    Outcome { feeds, queues, envelopes_stored: get(&world.counters.envelopes_stored) }
 }
 
 /// Two customers with two vehicles each; telemetry, codes and thresholds for both.
@@ -38,8 +38,12 @@ async fn subscribed(world: &World) -> Vec<SubscriptionId> {
         world.vehicle(&customer, number, None).await;
         world.vehicle(&customer, number + 10, None).await;
         subscriptions.push(world.subscribe(&customer, "raw", everything()).await);
-        let threshold =
-            Threshold { path: "Vehicle.Speed".into(), side: ThresholdSide::Above, limit: 80.0, hysteresis: 5.0 };
+        let threshold = Threshold {
+            path: "Vehicle.Speed".into(),
+            side: ThresholdSide::Above,
+            limit: 80.0,
+            hysteresis: 5.0,
+        };
         let terms = SubscriptionTerms { thresholds: vec![threshold], ..everything() };
         subscriptions.push(world.subscribe(&customer, "alerts", terms).await);
     }
