@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use convoy_cloud_core::identity::SubscriptionId;
+use convoy_cloud_core::identity::{CustomerId, SubscriptionId};
 use convoy_cloud_core::mask::FieldSelection;
 use convoy_cloud_core::ports::QueueName;
 use convoy_cloud_core::reference::{Package, SubscriptionTerms, VehicleIdText, VehicleSelector};
@@ -107,80 +107,117 @@ fn values_by_path(events: &[Value]) -> BTreeMap<String, Vec<Value>> {
 
 type Masks = Vec<(&'static str, FieldSelection)>;
 
-async fn check_masks(masks: Masks, group_of: Vec<usize>) {
-    let world = World::new().await;
-    let packages = world.reference.packages().await.unwrap();
-    let manifest = manifest(&PATHS);
-    let mut subscribed: Vec<(usize, SubscriptionId, &(&str, FieldSelection))> = Vec::new();
-    let (mut customers, mut vehicles) = (Vec::new(), Vec::new());
-    for (number, masks) in masks.chunks(MASKS_PER_CUSTOMER).enumerate() {
-        let customer = world.customer("customer").await;
-        vehicles.push(world.vehicle(&customer, number as u8 + 1, None).await);
-        for mask in masks {
-            let terms = SubscriptionTerms { fields: mask.1.clone(), ..everything() };
-            subscribed.push((number, world.subscribe(&customer, mask.0, terms).await, mask));
-        }
-        customers.push(customer);
-    }
-    let records: Vec<_> = (0..)
-        .zip(&vehicles)
-        .map(|(number, vehicle_id)| packet(*vehicle_id, number, &manifest, &group_of).record())
-        .collect();
-    world.ingest().handle(&records).await.unwrap();
+/// One subscription with a random mask.
+struct Subscribed<'m> {
+    /// Which of the two customers, 0 or 1.
+    owner: usize,
+    id: SubscriptionId,
+    package: &'m Package,
+    fields: &'m FieldSelection,
+}
 
-    for (number, subscription, (package, fields)) in &subscribed {
-        let bodies = world.feed_bodies(subscription).await;
-        let queued = world.queued(QueueName::Subscription(subscription.clone())).await;
-        let queued: Vec<_> = queued.into_iter().map(|(_, body)| body).collect();
-        assert_eq!(queued, bodies, "feed and queue say the same");
-        let events: Vec<Value> = bodies.iter().map(|body| serde_json::from_slice(body).unwrap()).collect();
-        let found = values_by_path(&events);
-        let package = packages.iter().find(|known| known.name == *package).unwrap();
-        let mut expected = BTreeMap::new();
+/// What was set up: by the number of the customer.
+struct Scene {
+    customers: Vec<CustomerId>,
+    vehicles: Vec<VehicleId>,
+    group_of: Vec<usize>,
+}
+
+impl Scene {
+    /// What the subscription must give: values by path.
+    fn expected(&self, subscribed: &Subscribed<'_>) -> BTreeMap<String, Vec<Value>> {
+        let permitted = |(_, path): &(usize, &&str)| permitted(subscribed.package, subscribed.fields, path);
+        let value = |(signal, path): (usize, &&str)| {
+            let rows = 1 + self.group_of[signal] % 3;
+            ((*path).to_owned(), vec![json!(secret(subscribed.owner, signal)); rows])
+        };
+        PATHS.iter().enumerate().filter(permitted).map(value).collect()
+    }
+
+    /// Texts that may be in none of the subscription's bodies: what is masked, what is foreign, what is internal.
+    fn forbidden(&self, subscribed: &Subscribed<'_>, all: &[Subscribed<'_>]) -> Vec<String> {
+        let (own, other) = (subscribed.owner, 1 - subscribed.owner);
         let mut forbidden = vec![
-            vehicles[*number].to_string(),
-            customers[*number].to_string(),
-            format!("CNVY{:013}", number + 1),
-            customers[1 - number].to_string(),
-            vehicles[1 - number].to_string(),
-            format!("truck {}", 2 - number),
-            format!("\"v{}s", 1 - number),
+            self.vehicles[own].to_string(),
+            self.customers[own].to_string(),
+            format!("CNVY{:013}", own + 1),
+            self.customers[other].to_string(),
+            self.vehicles[other].to_string(),
+            format!("truck {}", other + 1),
+            format!("\"v{other}s"),
         ];
+        let foreign = all.iter().filter(|one| one.owner == other);
+        forbidden.extend(foreign.map(|one| one.id.to_string()));
         for (signal, path) in PATHS.iter().enumerate() {
-            if permitted(package, fields, path) {
-                let rows = 1 + group_of[signal] % 3;
-                expected.insert((*path).to_owned(), vec![json!(secret(*number, signal)); rows]);
-            } else {
+            if !permitted(subscribed.package, subscribed.fields, path) {
                 forbidden.extend([
                     format!("\"{path}\""),
                     format!("dbc_name_{signal}_"),
                     format!("unit_{signal}_"),
-                    secret(*number, signal),
+                    secret(own, signal),
                 ]);
             }
         }
-        assert_eq!(found, expected, "{package:?} {fields:?}");
-        assert_eq!(events.len(), usize::from(!expected.is_empty()));
-        let foreign = subscribed.iter().filter(|(other, ..)| other != number);
-        forbidden.extend(foreign.map(|(_, id, _)| id.to_string()));
-        for body in &bodies {
-            let body = std::str::from_utf8(body).unwrap();
-            for text in &forbidden {
-                assert!(!body.contains(text.as_str()), "{text} is in {body}");
-            }
-        }
+        forbidden
     }
-    let subjects: BTreeSet<_> = {
-        let mut subjects = BTreeSet::new();
-        for (number, subscription, _) in &subscribed {
-            for event in world.feed(subscription).await {
-                subjects.insert((*number, event["subject"].as_str().unwrap().to_owned()));
-            }
+}
+
+async fn check_masks(masks: Masks, group_of: Vec<usize>) {
+    let world = World::new().await;
+    let packages = world.reference.packages().await.unwrap();
+    let mut scene = Scene { customers: Vec::new(), vehicles: Vec::new(), group_of };
+    let mut all = Vec::new();
+    for (owner, masks) in masks.chunks(MASKS_PER_CUSTOMER).enumerate() {
+        let customer = world.customer("customer").await;
+        scene.vehicles.push(world.vehicle(&customer, owner as u8 + 1, None).await);
+        for (package, fields) in masks {
+            let terms = SubscriptionTerms { fields: fields.clone(), ..everything() };
+            let id = world.subscribe(&customer, package, terms).await;
+            let package = packages.iter().find(|known| known.name == *package).unwrap();
+            all.push(Subscribed { owner, id, package, fields });
         }
-        subjects
-    };
+        scene.customers.push(customer);
+    }
+    let manifest = manifest(&PATHS);
+    let records: Vec<_> = (0..)
+        .zip(&scene.vehicles)
+        .map(|(number, vehicle_id)| packet(*vehicle_id, number, &manifest, &scene.group_of).record())
+        .collect();
+    world.ingest().handle(&records).await.unwrap();
+
+    let mut subjects = BTreeSet::new();
+    for subscribed in &all {
+        let events = check_subscription(&world, &scene, subscribed, &all).await;
+        subjects.extend(
+            events.iter().map(|event| (subscribed.owner, event["subject"].as_str().unwrap().to_owned())),
+        );
+    }
     let names: BTreeSet<_> = subjects.iter().map(|(_, subject)| subject).collect();
     assert!(subjects.len() <= 2 && names.len() == subjects.len(), "one name a vehicle, none shared");
+}
+
+async fn check_subscription(
+    world: &World,
+    scene: &Scene,
+    subscribed: &Subscribed<'_>,
+    all: &[Subscribed<'_>],
+) -> Vec<Value> {
+    let bodies = world.feed_bodies(&subscribed.id).await;
+    let queued = world.queued(QueueName::Subscription(subscribed.id.clone())).await;
+    let queued: Vec<_> = queued.into_iter().map(|(_, body)| body).collect();
+    assert_eq!(queued, bodies, "feed and queue say the same");
+    let events: Vec<Value> = bodies.iter().map(|body| serde_json::from_slice(body).unwrap()).collect();
+    let expected = scene.expected(subscribed);
+    assert_eq!(values_by_path(&events), expected, "{:?} {:?}", subscribed.package, subscribed.fields);
+    assert_eq!(events.len(), usize::from(!expected.is_empty()));
+    let forbidden = scene.forbidden(subscribed, all);
+    for body in &bodies {
+        let body = std::str::from_utf8(body).unwrap();
+        for text in &forbidden {
+            assert!(!body.contains(text.as_str()), "{text} is in {body}");
+        }
+    }
+    events
 }
 
 proptest! {
