@@ -21,8 +21,10 @@ use crate::manifest::SignalIndex;
 use crate::time::TimeUnit;
 use crate::varint::{Bytes, put, unzigzag, zigzag};
 
-/// Rows in one group at most: what a reader will allocate for it.
-pub const GROUP_ROWS_MAX: usize = 1 << 20;
+/// Rows in one group at most: what a reader will allocate for it. An agent's batch holds far fewer samples.
+pub const GROUP_ROWS_MAX: usize = 1 << 16;
+/// Groups in one encoding at most.
+pub const GROUPS_MAX: usize = 1 << 14;
 
 /// A batch of samples.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -134,6 +136,9 @@ impl Columns {
             _ => return Err(ColumnsError::Impossible("time unit")),
         };
         let groups = bytes.varint().ok_or(ColumnsError::CutShort("group count"))?;
+        if groups > GROUPS_MAX as u64 {
+            return Err(ColumnsError::Impossible("group count"));
+        }
         let mut columns = Self::default();
         for _ in 0..groups {
             columns.groups.push(decode_group(&mut bytes, base_us, unit)?);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::ManifestId;
 
-/// Signals in one manifest at most.
+/// Signals, and messages, in one manifest at most.
 pub const MANIFEST_SIGNALS_MAX: usize = 65_536;
 
 /// A signal's number in its manifest, from 0.
@@ -69,9 +69,9 @@ pub enum ManifestError {
     /// Not the encoding of a manifest.
     #[error("manifest cannot be read")]
     Encoding,
-    /// More signals than [`MANIFEST_SIGNALS_MAX`].
-    #[error("manifest has {0} signals, at most {MANIFEST_SIGNALS_MAX} are allowed")]
-    TooManySignals(usize),
+    /// More signals or messages than [`MANIFEST_SIGNALS_MAX`].
+    #[error("manifest has {0} signals or messages, at most {MANIFEST_SIGNALS_MAX} are allowed")]
+    TooMany(usize),
     /// A signal refers to a message that is not there.
     #[error("signal {signal} refers to message {message}, which the manifest does not have")]
     Message {
@@ -95,8 +95,9 @@ impl Manifest {
         if !rest.is_empty() {
             return Err(ManifestError::Encoding);
         }
-        if manifest.signals.len() > MANIFEST_SIGNALS_MAX {
-            return Err(ManifestError::TooManySignals(manifest.signals.len()));
+        let most = manifest.signals.len().max(manifest.messages.len());
+        if most > MANIFEST_SIGNALS_MAX {
+            return Err(ManifestError::TooMany(most));
         }
         for (signal, def) in manifest.signals.iter().enumerate() {
             if def.message as usize >= manifest.messages.len() {

@@ -8,7 +8,7 @@ use convoy_protocol::id::EnvelopeKey;
 /// The state of one condition of a vehicle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {
-    /// What it is about, unique within the vehicle: `dtc/J1939/0/980/9`, `threshold/sub_.../0`.
+    /// What it is about, unique within the vehicle: `dtc/j1939/0/980/9`, `threshold/sub_.../0`.
     pub key: String,
     /// Is it open?
     pub open: bool,

@@ -35,6 +35,8 @@ counters! {
     publishes,
     /// Publishes on topics that name no vehicle and lane.
     publishes_foreign,
+    /// Publishes larger than an envelope may be; cut, and so quarantined.
+    publishes_oversize,
     /// Records appended to the durable stream.
     records_appended,
     /// Acknowledgements sent to vehicles.

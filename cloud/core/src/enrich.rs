@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use convoy_protocol::campaign::BATCH_SAMPLES_MAX;
 use convoy_protocol::columns::Columns;
-use convoy_protocol::dtc::{DtcChange, DtcRecord};
-use convoy_protocol::envelope::{Envelope, Header, SectionKind};
+use convoy_protocol::dtc::{Dtc, DtcChange, DtcRecord};
+use convoy_protocol::envelope::{Envelope, Header, SECTION_BYTES_MAX, SectionKind};
 use convoy_protocol::id::{ManifestId, VehicleId};
 use convoy_protocol::manifest::{Manifest, SignalIndex};
 
@@ -86,23 +87,56 @@ pub enum ContentError {
     /// There are samples but no manifest is named.
     #[error("samples without a manifest id")]
     NoManifest,
+    /// More than an agent ever puts into one envelope.
+    #[error(
+        "the envelope's sections hold more than {CONTENT_SAMPLES_MAX} samples, {CONTENT_DTCS_MAX} trouble code \
+         records or {SECTION_BYTES_MAX} bytes"
+    )]
+    TooMuch,
+}
+
+/// Samples in one envelope at most; agents close a batch at [`BATCH_SAMPLES_MAX`].
+pub const CONTENT_SAMPLES_MAX: usize = 2 * BATCH_SAMPLES_MAX as usize;
+/// Changes of trouble codes in one envelope at most.
+pub const CONTENT_DTCS_MAX: usize = 4_096;
+/// How far a vehicle's clock may be ahead of ours before its times stop being an order, microseconds.
+const AHEAD_US_MAX: i64 = 30_000_000;
+
+/// The time by which a sample is ordered among others: its own, but never far after we received it. Without that, one
+/// sample from a clock that was ahead by years would be the newest for years.
+pub fn ordering_us(sampled_us: i64, received_us: i64) -> i64 {
+    sampled_us.min(received_us.saturating_add(AHEAD_US_MAX))
 }
 
 /// Decodes what customers may get of an envelope.
 pub fn decode_content(envelope: &Envelope<'_>, manifest: Option<&Manifest>) -> Result<Content, ContentError> {
     let mut content = Content::default();
+    // A small envelope can unpack to very much: what is unpacked is bounded for all its sections together.
+    let mut unpacked_bytes = 0;
     for section in envelope.sections() {
         match section.kind {
             SectionKind::Samples | SectionKind::Snapshot => {
-                let columns = Columns::decode(&section.body()?, envelope.header.base_us)?;
+                if manifest.is_none() {
+                    return Err(ContentError::NoManifest);
+                }
+                let body = section.body()?;
+                unpacked_bytes += body.len();
+                let columns = Columns::decode(&body, envelope.header.base_us)?;
                 content.columns.groups.extend(columns.groups);
             }
             SectionKind::Dtcs => {
-                let records: Vec<DtcRecord> =
-                    postcard::from_bytes(&section.body()?).map_err(|_| ContentError::Dtcs)?;
+                let body = section.body()?;
+                unpacked_bytes += body.len();
+                let records: Vec<DtcRecord> = postcard::from_bytes(&body).map_err(|_| ContentError::Dtcs)?;
                 content.dtcs.extend(records);
             }
             _ => {}
+        }
+        let is_too_much = content.columns.samples() > CONTENT_SAMPLES_MAX
+            || content.dtcs.len() > CONTENT_DTCS_MAX
+            || unpacked_bytes > SECTION_BYTES_MAX;
+        if is_too_much {
+            return Err(ContentError::TooMuch);
         }
     }
     check_signals(&content.columns, &envelope.header, manifest)?;
@@ -249,7 +283,7 @@ impl Enricher {
     ) {
         let mut by_dtc: HashMap<String, Vec<&DtcRecord>> = HashMap::new();
         for record in records {
-            by_dtc.entry(format!("dtc/{:?}", record.dtc)).or_default().push(record);
+            by_dtc.entry(dtc_condition(record.dtc)).or_default().push(record);
         }
         let mut keys: Vec<_> = by_dtc.keys().cloned().collect();
         keys.sort();
@@ -257,7 +291,10 @@ impl Enricher {
             let records = &by_dtc[&key];
             let observations: Vec<_> = records
                 .iter()
-                .map(|record| (record.timestamp_us, Some(record.change == DtcChange::Opened)))
+                .map(|record| {
+                    let time_us = ordering_us(record.timestamp_us, event.received_us);
+                    (time_us, Some(record.change == DtcChange::Opened))
+                })
                 .collect();
             for index in self.judge(header, &key, &observations, enriched) {
                 for grant in alert_grants(snapshot, header.vehicle_id) {
@@ -285,8 +322,10 @@ impl Enricher {
                     continue;
                 }
                 let key = format!("threshold/{}/{number}", grant.entitlement.subscription_id);
-                let observations: Vec<_> =
-                    samples.iter().map(|(time_us, value)| (*time_us, crossed(rule, *value))).collect();
+                let observations: Vec<_> = samples
+                    .iter()
+                    .map(|(time_us, value)| (ordering_us(*time_us, event.received_us), crossed(rule, *value)))
+                    .collect();
                 for index in self.judge(header, &key, &observations, enriched) {
                     let (sampled_us, value) = samples[index];
                     let cause = AlertCause::Threshold { rule, value, unit, sampled_us };
@@ -328,6 +367,14 @@ fn alert_grants(snapshot: &Snapshot, vehicle_id: VehicleId) -> impl Iterator<Ite
     snapshot.grants(vehicle_id).iter().filter(|grant| grant.entitlement.alerts)
 }
 
+/// Key of the condition that a trouble code is. Alert ids are made from it, so its form never changes.
+fn dtc_condition(dtc: Dtc) -> String {
+    match dtc {
+        Dtc::J1939 { sa, spn, fmi } => format!("dtc/j1939/{sa}/{spn}/{fmi}"),
+        Dtc::Obd { ecu, code } => format!("dtc/obd/{ecu:x}/{code:04x}"),
+    }
+}
+
 /// Unit and samples of a path, in time order.
 fn samples_at<'m>(manifest: &'m Manifest, columns: &Columns, path: &str) -> (&'m str, Vec<(i64, f64)>) {
     let mut unit = "";
@@ -358,5 +405,66 @@ fn crossed(rule: &Threshold, value: f64) -> Option<bool> {
         Some(false)
     } else {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Do not change this test: alert ids that customers have seen are made from these keys.
+    #[test]
+    fn keys_of_trouble_codes_keep_their_form() {
+        assert_eq!(dtc_condition(Dtc::J1939 { sa: 0, spn: 980, fmi: 9 }), "dtc/j1939/0/980/9");
+        assert_eq!(dtc_condition(Dtc::Obd { ecu: 0x7E8, code: 0x0301 }), "dtc/obd/7e8/0301");
+    }
+
+    /// An envelope of `sections` samples sections, each of `rows` rows of one signal.
+    fn envelope_of(sections: usize, rows: usize) -> Vec<u8> {
+        use convoy_protocol::columns::{Column, Group, Values};
+        use convoy_protocol::envelope::EnvelopeWriter;
+        use convoy_protocol::id::{BootId, Lane};
+        use convoy_protocol::time::{ClockQuality, TimeUnit};
+        let header = Header {
+            vehicle_id: VehicleId([1; 16]),
+            boot_id: BootId { counter: 1, spool: 1 },
+            lane: Lane::Bulk,
+            sequence: 0,
+            base_us: 0,
+            monotonic_offset_us: 0,
+            clock: ClockQuality::Rtc,
+            manifest_id: Some(Manifest::default().id()),
+            campaign_id: None,
+        };
+        let column = Column { signal: SignalIndex(0), values: Values::Raw(vec![0; rows]) };
+        let group = Group { times_us: vec![0; rows], columns: vec![column] };
+        let body = Columns { groups: vec![group] }.encode(0, TimeUnit::Milliseconds);
+        let mut writer = EnvelopeWriter::new(&header);
+        for _ in 0..sections {
+            writer.compressed(SectionKind::Samples, &body, 3);
+        }
+        writer.finish().unwrap()
+    }
+
+    fn decoded(bytes: &[u8], manifest: Option<&Manifest>) -> ContentError {
+        decode_content(&Envelope::parse(bytes).unwrap(), manifest).unwrap_err()
+    }
+
+    #[test]
+    fn a_small_envelope_that_unpacks_to_very_much_is_refused_before_it_has_done_so() {
+        let bytes = envelope_of(1_000, 20_000);
+        assert!(bytes.len() < 100_000, "{}", bytes.len());
+        assert_eq!(decoded(&bytes, Some(&Manifest::default())), ContentError::TooMuch);
+        assert_eq!(decoded(&bytes, None), ContentError::NoManifest);
+        // As much as is allowed fails only for the signal, which this manifest does not have.
+        let most = envelope_of(2, CONTENT_SAMPLES_MAX / 2);
+        assert!(matches!(decoded(&most, Some(&Manifest::default())), ContentError::Signal(0, _)));
+    }
+
+    #[test]
+    fn a_time_from_the_future_is_ordered_as_if_it_were_half_a_minute_away() {
+        assert_eq!(ordering_us(1_000, 0), 1_000);
+        assert_eq!(ordering_us(i64::MAX, 5), 30_000_005);
+        assert_eq!(ordering_us(i64::MIN, i64::MAX), i64::MIN);
     }
 }

@@ -109,7 +109,7 @@ fn render<D: Serialize>(
             package: &entitlement.package,
             label: context.grant.label.as_deref(),
             lane: context.header.lane.as_str(),
-            boot: context.header.boot_id.to_string(),
+            boot: entitlement.customer_key.boot_ref(context.header.vehicle_id, context.header.boot_id),
             seq: context.header.sequence,
             snapshot_version: context.snapshot_version,
             content,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use convoy_protocol::id::{EnvelopeKey, VehicleId};
+use convoy_protocol::id::{BootId, EnvelopeKey, VehicleId};
 use data_encoding::BASE32_NOPAD;
 use hmac::{Hmac, Mac};
 use serde::{Deserialize, Serialize};
@@ -148,6 +148,14 @@ impl CustomerKey {
         VehicleRef::from_bytes(&hmac_16(&self.0, "vehicle", &[&vehicle_id.0]))
     }
 
+    /// A boot as this customer sees it: the counter, and a pseudonym of the spool. The spool's own id is the same for
+    /// every customer that ever has the vehicle, so they could join what they got by it.
+    pub fn boot_ref(&self, vehicle_id: VehicleId, boot_id: BootId) -> String {
+        let spool = hmac_16(&self.0, "spool", &[&vehicle_id.0, &boot_id.spool.to_le_bytes()]);
+        let [a, b, c, d, e, f, g, h, ..] = spool;
+        format!("{}-{:016x}", boot_id.counter, u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    }
+
     /// The delivered id of an event, from its internal id.
     pub fn event_id(&self, internal: &InternalEventId) -> EventId {
         EventId::from_bytes(&hmac_16(&self.0, "event", &[&internal.0]))
@@ -201,5 +209,11 @@ mod tests {
         let refs = [CustomerKey([1; 32]), CustomerKey([2; 32])].map(|key| key.vehicle_ref(vehicle));
         assert_ne!(refs[0], refs[1]);
         assert_eq!(refs[0], CustomerKey([1; 32]).vehicle_ref(vehicle));
+        let boot = BootId { counter: 7, spool: 0x9f3c_0a6b_e21d_4477 };
+        let boots = [CustomerKey([1; 32]), CustomerKey([2; 32])].map(|key| key.boot_ref(vehicle, boot));
+        assert_ne!(boots[0], boots[1]);
+        assert!(
+            boots.iter().all(|text| text.starts_with("7-") && text.len() == 18 && !text.contains("9f3c0a6b"))
+        );
     }
 }

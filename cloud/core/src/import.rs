@@ -31,10 +31,12 @@ impl Layout {
         for (position, name) in header.iter().enumerate() {
             let known = COLUMNS.iter().position(|column| *column == name.trim());
             let Some(known) = known else {
-                return Err(format!("column {name:?} is not known; known are {}", COLUMNS.join(", ")));
+                // The name itself is not told: in a file without a first line of names it is a VIN.
+                let known = COLUMNS.join(", ");
+                return Err(format!("the name of column {} is not known; known are {known}", position + 1));
             };
             if layout[known].replace(position).is_some() {
-                return Err(format!("column {name:?} is there twice"));
+                return Err(format!("column {} is there twice", COLUMNS[known]));
             }
         }
         match COLUMNS[..2].iter().zip(&layout).find(|(_, position)| position.is_none()) {

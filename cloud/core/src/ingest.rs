@@ -8,20 +8,22 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use convoy_protocol::downlink::Down;
-use convoy_protocol::envelope::{Envelope, SectionKind};
+use convoy_protocol::envelope::{Envelope, Section, SectionKind};
 use convoy_protocol::id::{ManifestId, VehicleId};
 use convoy_protocol::manifest::{Manifest, id_of_encoding};
 use object_store::ObjectStore;
 
 use crate::bus::{BusEvent, BusName, Meta, SOURCE_INGEST, TYPE_ENVELOPE};
 use crate::counters::{Counters, add};
-use crate::enrich::{Content, ManifestCache, decode_content};
+use crate::enrich::{Content, ManifestCache, decode_content, ordering_us};
 use crate::event::value_at;
 use crate::ports::{Downlink, EventBus, EventStore, PortError, SignalState, StoredEnvelope};
 use crate::quarantine::{Shelf, set_aside};
 use crate::record::Record;
 use crate::reference::ReferenceDatabase;
 
+/// Manifests in one envelope at most; agents send one.
+const MANIFESTS_PER_ENVELOPE_MAX: usize = 1;
 /// Parked records taken up at once when their manifest arrives.
 const UNPARK_BATCH: u32 = 256;
 
@@ -112,7 +114,7 @@ impl Ingest {
             if envelope.header.vehicle_id != record.vehicle_id {
                 continue;
             }
-            for section in envelope.sections().filter(|section| section.kind == SectionKind::Manifest) {
+            for section in manifests(&envelope).take(MANIFESTS_PER_ENVELOPE_MAX) {
                 // What cannot be read is refused with its reason when the record is judged.
                 let Ok(encoding) = section.body() else { continue };
                 if Manifest::decode(&encoding).is_ok() {
@@ -215,9 +217,18 @@ impl Ingest {
     }
 }
 
+fn manifests<'a>(envelope: &Envelope<'a>) -> impl Iterator<Item = Section<'a>> + use<'a> {
+    envelope.sections().filter(|section| section.kind == SectionKind::Manifest)
+}
+
 fn damaged_manifest(envelope: &Envelope<'_>) -> Option<String> {
-    let mut manifests = envelope.sections().filter(|section| section.kind == SectionKind::Manifest);
-    manifests.find_map(|section| match section.body() {
+    let count = manifests(envelope).count();
+    if count > MANIFESTS_PER_ENVELOPE_MAX {
+        return Some(format!(
+            "{count} manifests in one envelope, at most {MANIFESTS_PER_ENVELOPE_MAX} is allowed"
+        ));
+    }
+    manifests(envelope).find_map(|section| match section.body() {
         Ok(encoding) => Manifest::decode(&encoding).err().map(|error| error.to_string()),
         Err(error) => Some(error.to_string()),
     })
@@ -268,7 +279,7 @@ fn last_values(item: &Valid<'_>) -> Option<(VehicleId, Vec<SignalState>)> {
                     path: def.path.clone(),
                     unit: def.path_unit.clone(),
                     value: value_at(&column.values, def, row),
-                    sampled_us,
+                    sampled_us: ordering_us(sampled_us, item.record.received_us),
                     received_us: item.record.received_us,
                 },
             );

@@ -9,19 +9,19 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use async_trait::async_trait;
-use bytes::Bytes;
 use convoy_cloud_core::ambient::Ambient;
 use convoy_cloud_core::bridge;
 use convoy_cloud_core::counters::{Counters, add};
 use convoy_cloud_core::ports::{Downlink, PortError, Stream};
 use convoy_cloud_core::record::Record;
 use convoy_cloud_core::snapshot::SnapshotCell;
-use convoy_protocol::downlink::Down;
+use convoy_protocol::downlink::{DOWN_BYTES_MAX, Down};
 use convoy_protocol::envelope::ENVELOPE_BYTES_MAX;
 use convoy_protocol::id::VehicleId;
 use convoy_protocol::topic;
 use rumqttc::{
-    AsyncClient, Event, EventLoop, MqttOptions, Packet, Publish, QoS, TlsConfiguration, Transport,
+    AsyncClient, Event, EventLoop, MqttOptions, Packet, Publish, QoS, SubscribeReasonCode, TlsConfiguration,
+    Transport,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -37,6 +37,8 @@ const APPEND_BYTES_MAX: usize = 16 << 20;
 const REQUESTS_MAX: usize = 4_096;
 /// What a vehicle is told to wait when the stream takes nothing.
 const RETRY_AFTER_MS: u32 = 2_000;
+/// Largest packet that MQTT 3.1.1 has, bytes.
+const MQTT_PACKET_BYTES_MAX: usize = 268_435_455;
 const RECONNECT_MIN: Duration = Duration::from_millis(100);
 const RECONNECT_MAX: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -59,12 +61,14 @@ pub struct Bridge {
 pub struct MqttDownlink {
     client: AsyncClient,
     connected: Arc<AtomicBool>,
+    /// The state of the bridge's reading connection, kept here because both are asked for together.
+    subscribed: Arc<AtomicBool>,
 }
 
 impl MqttDownlink {
-    /// Is there a connection now?
+    /// Can vehicles be heard and answered now?
     pub fn is_connected(&self) -> bool {
-        self.connected.load(Ordering::Relaxed)
+        self.connected.load(Ordering::Relaxed) && self.subscribed.load(Ordering::Relaxed)
     }
 
     fn send(&self, topic: String, down: &Down) -> Result<(), PortError> {
@@ -89,8 +93,9 @@ impl Downlink for MqttDownlink {
 fn options(url: &BrokerUrl, client_id: String) -> Result<MqttOptions> {
     let mut options = MqttOptions::new(client_id, url.host.clone(), url.port);
     options.set_keep_alive(KEEP_ALIVE);
-    let packet_max = ENVELOPE_BYTES_MAX + 1_024;
-    options.set_max_packet_size(packet_max, packet_max);
+    // A larger packet would end the connection, and with it the reading of all vehicles: MQTT 3.1.1 cannot tell the
+    // broker a limit. So everything that MQTT allows is read, and what is no envelope by its size is cut.
+    options.set_max_packet_size(MQTT_PACKET_BYTES_MAX, DOWN_BYTES_MAX + 1_024);
     if let Some(tls) = &url.tls {
         let read =
             |path: &std::path::Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));
@@ -117,7 +122,7 @@ pub fn start_downlink(
     let (client, events) = AsyncClient::new(options(url, id)?, REQUESTS_MAX);
     let connected = Arc::new(AtomicBool::new(false));
     tokio::spawn(drive(events, Arc::clone(&connected), shutdown, None));
-    Ok(Arc::new(MqttDownlink { client, connected }))
+    Ok(Arc::new(MqttDownlink { client, connected, subscribed: Arc::default() }))
 }
 
 /// Where the reading connection hands on what it reads.
@@ -142,12 +147,22 @@ async fn drive(
         match event {
             Ok(Event::Incoming(Packet::ConnAck(_))) => {
                 wait = RECONNECT_MIN;
-                connected.store(true, Ordering::Relaxed);
+                connected.store(uplink.is_none(), Ordering::Relaxed);
                 if let Some(uplink) = &uplink
                     && uplink.client.try_subscribe(topic::UPLINK_FILTER, QoS::AtMostOnce).is_err()
                 {
                     tracing::error!("bridge: no room for the subscription, connecting again");
                     events.clean();
+                }
+            }
+            Ok(Event::Incoming(Packet::SubAck(ack))) => {
+                let is_granted = !ack.return_codes.contains(&SubscribeReasonCode::Failure);
+                connected.store(is_granted, Ordering::Relaxed);
+                if !is_granted {
+                    tracing::error!(
+                        "bridge: the broker refuses {}: check its access list",
+                        topic::UPLINK_FILTER
+                    );
                 }
             }
             Ok(Event::Incoming(Packet::Publish(publish))) => {
@@ -179,7 +194,8 @@ impl Bridge {
         let (client, events) = AsyncClient::new(options(url, id)?, REQUESTS_MAX);
         let (publishes, mut waiting) = mpsc::channel(WAITING_MAX);
         let uplink = Uplink { client, publishes };
-        let reader = tokio::spawn(drive(events, Arc::default(), shutdown, Some(uplink)));
+        let reader =
+            tokio::spawn(drive(events, Arc::clone(&self.downlink.subscribed), shutdown, Some(uplink)));
         let mut batch = Vec::new();
         while waiting.recv_many(&mut batch, APPEND_RECORDS_MAX).await > 0 {
             add(&self.counters.publishes, batch.len() as u64);
@@ -190,11 +206,11 @@ impl Bridge {
                 bytes += record.payload.len();
                 records.push(record);
                 if bytes >= APPEND_BYTES_MAX {
-                    self.append(&std::mem::take(&mut records)).await;
+                    self.append(&std::mem::take(&mut records)).await?;
                     bytes = 0;
                 }
             }
-            self.append(&records).await;
+            self.append(&records).await?;
         }
         reader.await?;
         Ok(())
@@ -202,7 +218,11 @@ impl Bridge {
 
     fn record(&self, publish: &Publish) -> Option<Record> {
         let snapshot = self.snapshot.current();
-        let payload = Bytes::clone(&publish.payload).to_vec();
+        if publish.payload.len() > ENVELOPE_BYTES_MAX {
+            add(&self.counters.publishes_oversize, 1);
+        }
+        // What is cut ends in quarantine: its checksum cannot fit any more.
+        let payload = publish.payload[..publish.payload.len().min(ENVELOPE_BYTES_MAX)].to_vec();
         let record = bridge::record(&snapshot, &publish.topic, payload, self.ambient.now_us());
         if record.is_none() {
             add(&self.counters.publishes_foreign, 1);
@@ -210,15 +230,17 @@ impl Bridge {
         record
     }
 
-    async fn append(&self, records: &[Record]) {
+    /// An error means that the stream takes nothing until it is opened again.
+    async fn append(&self, records: &[Record]) -> Result<()> {
         if records.is_empty() {
-            return;
+            return Ok(());
         }
         let downs = match self.stream.append(records).await {
             Ok(()) => {
                 add(&self.counters.records_appended, records.len() as u64);
                 bridge::acks(records)
             }
+            Err(error) if !error.is_transient() => return Err(error).context("start convoy again"),
             Err(error) => {
                 tracing::error!(%error, records = records.len(), "bridge: records not taken, vehicles are told to wait");
                 let mut vehicles: Vec<_> = records.iter().map(|record| record.vehicle_id).collect();
@@ -236,5 +258,6 @@ impl Bridge {
                 }
             }
         }
+        Ok(())
     }
 }

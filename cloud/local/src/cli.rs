@@ -101,10 +101,10 @@ struct ServeArgs {
     #[arg(long, value_name = "CIDR")]
     webhook_allow: Vec<IpNet>,
     /// Days that events, feeds and queue messages are kept
-    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=36_500))]
     keep_days: u32,
     /// Days that the raw archive is kept; for ever without it
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=36_500))]
     archive_days: Option<u32>,
     /// Close an archive object after this many seconds, however small it is
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400))]

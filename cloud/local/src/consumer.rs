@@ -24,6 +24,10 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Why the pipeline stands still, if it does; shown by `/ready`.
 pub type Stalled = Arc<Mutex<Option<String>>>;
 
+fn set_stalled(stalled: &Stalled, reason: Option<String>) {
+    *stalled.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+}
+
 /// Waits until there is something to read at `from`; `false` at shutdown.
 pub async fn wait_for_records(
     end: &mut watch::Receiver<Position>,
@@ -105,9 +109,16 @@ async fn work_off(
             Some(Err(error)) => {
                 let reason = error.to_string();
                 tracing::error!(vehicle.id = %record.vehicle_id, reason, "ingest: record set aside as dead");
-                if let Err(error) = set_aside(&ingest.objects, Shelf::DeadLetters, record, &reason).await {
-                    tracing::error!(%error, "ingest: dead letter not kept; its record stays in the archive");
+                let mut wait = RETRY_MIN;
+                while let Err(error) = set_aside(&ingest.objects, Shelf::DeadLetters, record, &reason).await {
+                    tracing::warn!(%error, "ingest: dead letter will be tried again");
+                    set_stalled(stalled, Some(error.to_string()));
+                    if !pause(wait, shutdown).await {
+                        return false;
+                    }
+                    wait = (wait * 2).min(RETRY_MAX);
                 }
+                set_stalled(stalled, None);
                 add(&ingest.counters.records_dead, 1);
             }
         }
@@ -128,13 +139,13 @@ async fn retry(
         let error = match outcome {
             Err(error) if error.is_transient() => error,
             outcome => {
-                *stalled.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                set_stalled(stalled, None);
                 return Some(outcome);
             }
         };
         add(&ingest.counters.batches_retried, 1);
         tracing::warn!(%error, "ingest: batch will be tried again");
-        *stalled.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+        set_stalled(stalled, Some(error.to_string()));
         if !pause(wait, shutdown).await {
             return None;
         }

@@ -17,6 +17,8 @@ use crate::database::{Database, pack, unpack};
 
 /// Records that may wait for manifests at most, over all vehicles.
 const PARKED_MAX: i64 = 100_000;
+/// A page of a feed ends after the event that takes it over this size, bytes.
+const PAGE_BYTES_TARGET: usize = 5 << 20;
 /// How far an envelope can reach back before its last sample: a range read looks that much earlier.
 const WINDOW_US: i64 = WINDOW_MS_MAX as i64 * 1_000;
 
@@ -295,17 +297,20 @@ impl EventStore for SqliteEventStore {
                 let oldest = oldest.unwrap_or(0).cast_unsigned();
                 // Where retention took everything there is nothing to lose before the oldest that is kept.
                 let mut page = FeedPage { position: after.max(oldest), oldest, ..FeedPage::default() };
+                let mut bytes = 0;
                 while let Some(row) = rows.next()? {
-                    if page.entries.len() == limit as usize {
+                    if page.entries.len() == limit as usize || bytes >= PAGE_BYTES_TARGET {
                         page.has_more = true;
                         break;
                     }
                     page.position = row.get::<_, i64>("position")?.cast_unsigned();
                     let event_id: String = row.get("event_id")?;
+                    let body = unpack(&row.get::<_, Vec<u8>>("body")?)?;
+                    bytes += body.len();
                     page.entries.push(FeedEntry {
                         subscription_id: subscription.clone(),
                         event_id: event_id.parse().map_err(|_| damaged("an event id cannot be read"))?,
-                        body: unpack(&row.get::<_, Vec<u8>>("body")?)?,
+                        body,
                         committed_us: row.get("committed_us")?,
                     });
                 }

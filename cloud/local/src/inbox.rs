@@ -1,4 +1,4 @@
-//! The watched folder: a CSV file put into `inbox/` is imported, then moved to `inbox/done/` with its outcome beside it.
+//! The watched folder: a CSV file put into `inbox/` is imported, then removed; its outcome is kept in `inbox/done/`.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -52,9 +52,10 @@ impl Inbox {
     async fn poll(&self, before: &HashMap<PathBuf, Seen>) -> Result<HashMap<PathBuf, Seen>> {
         let mut now = HashMap::new();
         for (path, seen) in list_csv(&self.folder)? {
-            if before.get(&path) == Some(&seen) {
-                self.take(&path).await.with_context(|| format!("import {}", path.display()))?;
-            } else {
+            if before.get(&path) != Some(&seen) {
+                now.insert(path, seen);
+            } else if let Err(error) = self.take(&path).await {
+                tracing::warn!(file = %path.display(), error = format!("{error:#}"), "inbox: file will be tried again");
                 now.insert(path, seen);
             }
         }
@@ -77,7 +78,8 @@ impl Inbox {
         let stamp = self.ambient.now_us();
         let result = done.join(format!("{stamp}-{name}.result.json"));
         tokio::fs::write(result, serde_json::to_vec_pretty(&outcome)?).await?;
-        tokio::fs::rename(path, done.join(format!("{stamp}-{name}"))).await?;
+        // The file itself holds VINs, which are kept nowhere in clear.
+        tokio::fs::remove_file(path).await?;
         Ok(())
     }
 

@@ -59,11 +59,15 @@ impl Retention {
         Ok(())
     }
 
+    fn days_ago_us(&self, days: u32) -> i64 {
+        self.ambient.now_us().saturating_sub(i64::from(days).saturating_mul(DAY_US))
+    }
+
     async fn sweep(&self) -> Result<(), PortError> {
-        let before_us = self.ambient.now_us() - i64::from(self.keep.days) * DAY_US;
+        let before_us = self.days_ago_us(self.keep.days);
         while self.remove_rows(before_us).await? == ROWS_AT_ONCE as usize {}
         if let Some(days) = self.keep.archive_days {
-            self.remove_objects(self.ambient.now_us() - i64::from(days) * DAY_US).await?;
+            self.remove_objects(self.days_ago_us(days)).await?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use convoy_cloud_core::ports::{PortError, Stream, StreamPosition};
 use convoy_cloud_core::record::Record;
 use convoy_protocol::envelope::ENVELOPE_BYTES_MAX;
-use convoy_segment_log::{Options, Position, Reader, SegmentLog};
+use convoy_segment_log::{AppendError, Options, Position, Reader, SegmentLog, WriteError};
 use tokio::sync::watch;
 
 /// Size of a segment file, bytes; also the bound of one append.
@@ -152,24 +152,33 @@ pub fn read_batch(
     Ok(Batch { records, next: batch.next })
 }
 
+/// A log whose sync failed takes nothing until it is opened again: that is a refusal, anything else may pass.
+fn append_failed(error: AppendError) -> PortError {
+    let is_poisoned = matches!(error, AppendError::Write(WriteError::Poisoned { .. }));
+    let reason = format!("{:#}", anyhow::Error::new(error));
+    if is_poisoned {
+        PortError::Refused { service: "stream", reason }
+    } else {
+        PortError::Unavailable { service: "stream", reason }
+    }
+}
+
 #[async_trait]
 impl Stream for LocalStream {
     async fn append(&self, records: &[Record]) -> Result<(), PortError> {
         let encoded: Vec<Vec<u8>> = records.iter().map(Record::encode).collect();
         let (log, bytes_max) = (Arc::clone(&self.log), self.bytes_max);
-        let unavailable = |reason: String| PortError::Unavailable { service: "stream", reason };
         let durable = tokio::task::spawn_blocking(move || {
             let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
             if log.bytes() >= bytes_max {
-                return Err(format!("it holds {} bytes, its limit: a consumer is behind", log.bytes()));
+                let reason = format!("it holds {} bytes, its limit: a consumer is behind", log.bytes());
+                return Err(PortError::Unavailable { service: "stream", reason });
             }
-            let with_causes = |error: anyhow::Error| format!("{error:#}");
-            log.append_batch(encoded.iter().map(Vec::as_slice)).map_err(|error| with_causes(error.into()))?;
-            log.sync().map_err(|error| with_causes(error.into()))
+            log.append_batch(encoded.iter().map(Vec::as_slice)).map_err(append_failed)?;
+            log.sync().map_err(|error| append_failed(error.into()))
         })
         .await
-        .map_err(|error| unavailable(error.to_string()))?
-        .map_err(unavailable)?;
+        .map_err(|error| PortError::Unavailable { service: "stream", reason: error.to_string() })??;
         self.end.send_replace(durable);
         Ok(())
     }

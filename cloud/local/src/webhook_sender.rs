@@ -214,7 +214,7 @@ async fn until_next(webhooks: &Webhooks) -> Duration {
 
 async fn serve(
     webhooks: Webhooks,
-    endpoint: WebhookEndpoint,
+    mut endpoint: WebhookEndpoint,
     busy: Arc<Mutex<HashSet<WebhookEndpointId>>>,
     slots: Arc<Semaphore>,
 ) {
@@ -226,15 +226,19 @@ async fn serve(
         ambient: &webhooks.ambient,
         counters: &webhooks.counters,
     };
-    if let Ok(_slot) = slots.acquire().await {
-        loop {
-            match dispatcher.dispatch(&endpoint).await {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(error) => {
-                    tracing::warn!(endpoint.id = %endpoint.id, %error, "webhooks: trying again");
-                    break;
-                }
+    // A slot is given back after each batch: an endpoint that hangs waits behind the others for its next one.
+    while let Ok(_slot) = slots.acquire().await {
+        let outcome = match dispatcher.dispatch(&endpoint).await {
+            Ok(true) => webhooks.reference.endpoint(&endpoint.id).await,
+            Ok(false) => break,
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(Some(current)) => endpoint = current,
+            Ok(None) => break,
+            Err(error) => {
+                tracing::warn!(endpoint.id = %endpoint.id, %error, "webhooks: trying again");
+                break;
             }
         }
     }

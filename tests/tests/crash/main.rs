@@ -27,7 +27,7 @@ impl Dice {
     }
 }
 
-/// Boot, lane, sequence of an envelope.
+/// The boot's counter, lane, sequence of an envelope.
 type Envelope = (String, String, u64);
 
 /// Envelopes with samples that the agent says are on its disk, from its log.
@@ -41,7 +41,9 @@ fn accepted(log: &str) -> BTreeSet<Envelope> {
         .filter_map(|line| {
             let samples: u32 = field(line, "samples")?.parse().ok()?;
             let sequence = field(line, "sequence")?.parse().ok()?;
-            (samples > 0).then_some((field(line, "boot_id")?, field(line, "lane")?, sequence))
+            // One spool here, so that its boots differ by their counters.
+            let counter = field(line, "boot_id")?.split_once('-')?.0.to_owned();
+            (samples > 0).then_some((counter, field(line, "lane")?, sequence))
         })
         .collect()
 }

@@ -434,9 +434,10 @@ pub(crate) fn samples(events: &[Value]) -> BTreeMap<String, Samples> {
     all
 }
 
-/// Identity of the envelope behind an event: boot, lane, sequence.
+/// Identity of the envelope behind an event: the boot's counter (its spool is a pseudonym), lane, sequence.
 pub(crate) fn envelope_of(event: &Value) -> (String, String, u64) {
     let data = &event["data"];
     let text = |field: &str| data[field].as_str().unwrap().to_owned();
-    (text("boot"), text("lane"), data["seq"].as_u64().unwrap())
+    let counter = text("boot").split_once('-').unwrap().0.to_owned();
+    (counter, text("lane"), data["seq"].as_u64().unwrap())
 }

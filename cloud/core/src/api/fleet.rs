@@ -23,6 +23,8 @@ use crate::snapshot::{Grant, Snapshot};
 
 const VEHICLES_PER_PAGE: u32 = 100;
 const VEHICLES_PER_PAGE_MAX: u32 = 1_000;
+/// A page ends after the batch that takes it over this size, bytes.
+const PAGE_BYTES_TARGET: usize = 5 << 20;
 const ENVELOPES_PER_PAGE: u32 = 20;
 const ENVELOPES_PER_PAGE_MAX: u32 = 200;
 
@@ -229,17 +231,21 @@ pub(crate) async fn vehicle_events(
         limit: limit + 1,
     };
     let mut found = api.store.events(read).await?;
-    let has_more = found.len() > limit as usize;
+    let mut has_more = found.len() > limit as usize;
     found.truncate(limit as usize);
     let grants = grants_in(&snapshot, &customer, vehicle.vehicle_id, &query, &read);
     let mut bodies = Vec::new();
+    let mut last = None;
     for stored in &found {
+        if bodies.iter().map(Vec::len).sum::<usize>() >= PAGE_BYTES_TARGET {
+            has_more = true;
+            break;
+        }
         project(&api, snapshot.version, stored, &grants, &mut bodies).await?;
+        last = Some(stored);
     }
-    let cursor = found
-        .last()
-        .filter(|_| has_more)
-        .map(|last| cursor::encode(&api.cursor_key, &scope, &format!("{}/{}", last.first_us, last.key)));
+    let place = |last: &StoredEnvelope| format!("{}/{}", last.first_us, last.key);
+    let cursor = last.filter(|_| has_more).map(|last| cursor::encode(&api.cursor_key, &scope, &place(last)));
     Ok(events(&bodies, &Page { cursor, has_more, poll_after_ms: None }))
 }
 
