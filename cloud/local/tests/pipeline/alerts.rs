@@ -32,12 +32,12 @@ async fn an_open_code_reported_again_by_a_new_boot_alerts_once_and_opened_again_
     let world = World::new().await;
     let subscription = alerts(&world, Vec::new()).await;
     let reports = [
-        change(1, 0, Opened, 10),
-        change(2, 0, Opened, 20),
-        change(2, 1, Closed, 30),
-        change(3, 0, Closed, 40),
-        change(3, 1, Opened, 50),
-        change(4, 0, Opened, 60),
+        change(1, 0, Opened, 5),
+        change(2, 0, Opened, 10),
+        change(2, 1, Closed, 15),
+        change(3, 0, Closed, 20),
+        change(3, 1, Opened, 25),
+        change(4, 0, Opened, 30),
     ];
     for report in &reports {
         // Each after a start of its own: what was judged is read from the store.
@@ -45,7 +45,7 @@ async fn an_open_code_reported_again_by_a_new_boot_alerts_once_and_opened_again_
     }
     let feed = world.feed(&subscription).await;
     let times: Vec<_> = feed.iter().map(|event| event["time"].as_str().unwrap()).collect();
-    assert_eq!(times, ["2026-11-24T00:00:10.000Z", "2026-11-24T00:00:50.000Z"]);
+    assert_eq!(times, ["2026-11-24T00:00:05.000Z", "2026-11-24T00:00:25.000Z"]);
     for event in &feed {
         assert_eq!(event["type"], "vehicle.alert.v1");
         assert_eq!(event["data"]["alert"]["kind"], "dtc_opened");

@@ -44,7 +44,8 @@ fn bad() -> Vec<(Record, String)> {
         columns: vec![Column { signal: SignalIndex(1), values: Values::Bool(vec![true]) }],
     });
     let broken = |kind: SectionKind, body: &[u8]| {
-        let mut bytes = Packet::new(VEHICLE, 9).bytes();
+        let manifest_id = Some(speed().id());
+        let mut bytes = Packet { manifest_id, ..Packet::new(VEHICLE, 9) }.bytes();
         bytes.truncate(bytes.len() - 4);
         bytes.extend([kind as u8, 0, body.len() as u8]);
         bytes.extend(body);
