@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::process::Command;
 use std::time::Instant;
 
-use harness::{Process, binary, free_address};
+use harness::{Client, Process, binary, free_address};
 use serde_json::Value;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,8 +41,19 @@ async fn interrupt_stops_the_demo_with_a_summary_and_success() {
     let mut demo = Command::new(binary("convoy"));
     demo.args(["demo", "--vehicles", "3", "--http", &http.to_string()]);
     let mut demo = Process::start(&mut demo, &dir.path().join("demo.log"));
-    harness::until("the demo prints its commands", || async {
-        demo.output().contains("export CONVOY_KEY=cvk_").then_some(())
+    let key = harness::until("the demo prints its commands", || async {
+        let output = demo.output();
+        Some(output.split_once("export CONVOY_KEY=")?.1.lines().next()?.to_owned())
+    })
+    .await;
+    let vehicles = Client::new(http, &key).get("/v1/vehicles").await;
+    assert_eq!(
+        vehicles["data"].as_array().unwrap().len(),
+        2,
+        "the printed key works, for two vehicles of three"
+    );
+    harness::until("the live numbers show all vehicles connected", || async {
+        demo.output().contains(" 3/3 ").then_some(())
     })
     .await;
     demo.terminate();

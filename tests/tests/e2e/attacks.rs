@@ -6,7 +6,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use convoy_protocol::downlink::{Down, PayloadDigest};
-use convoy_protocol::envelope::{EnvelopeWriter, Header};
+use convoy_protocol::envelope::{ENVELOPE_BYTES_MAX, EnvelopeWriter, Header};
 use convoy_protocol::id::{BootId, Lane, VehicleId};
 use convoy_protocol::time::ClockQuality;
 use convoy_protocol::topic;
@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 
 use crate::golden::TRUCK;
 use crate::harness::{
-    AgentConfig, BrokerMode, Cloud, agent, agent_config, binary, free_address, repository, samples, until,
+    AgentConfig, BrokerMode, Cloud, agent, agent_config, binary, free_address, mosquitto, repository,
+    samples, until,
 };
 
 const VEHICLE: VehicleId = VehicleId([0xba; 16]);
@@ -37,7 +38,8 @@ fn envelope(vehicle_id: VehicleId) -> Vec<u8> {
 
 /// Publishes payloads as a vehicle and collects what is said back until each was answered.
 async fn publish(cloud: &Cloud, payloads: &[Vec<u8>]) -> Vec<Down> {
-    let options = MqttOptions::new("attacker", cloud.mqtt.ip().to_string(), cloud.mqtt.port());
+    let mut options = MqttOptions::new("attacker", cloud.mqtt.ip().to_string(), cloud.mqtt.port());
+    options.set_max_packet_size(1 << 20, 1 << 20);
     let (client, mut events) = AsyncClient::new(options, 100);
     client.subscribe(topic::down_filter(VEHICLE), QoS::AtLeastOnce).await.unwrap();
     let mut answers = Vec::new();
@@ -92,6 +94,25 @@ async fn garbage_is_acknowledged_and_kept_in_quarantine_with_its_reason() {
         assert_eq!(STANDARD.decode(shown["payload"].as_str().unwrap()).unwrap(), *payload);
     }
     assert_eq!(cloud.metric("envelopes_stored").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publish_too_large_for_an_envelope_does_not_end_the_reading_of_others() {
+    if !BrokerMode::all().contains(&BrokerMode::Mosquitto) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mqtt = free_address();
+    let _broker = mosquitto(dir.path(), mqtt);
+    let cloud = Cloud::start(dir.path(), BrokerMode::Mosquitto, mqtt).await;
+    let large = vec![b'x'; ENVELOPE_BYTES_MAX + 40_000];
+    let answers = publish(&cloud, &[large.clone(), b"small".to_vec()]).await;
+    for kept in [&large[..ENVELOPE_BYTES_MAX], b"small"] {
+        assert!(answers.contains(&Down::Quarantined(PayloadDigest::of(kept))), "{answers:?}");
+    }
+    assert_eq!(cloud.metric("publishes_oversize").await, 1);
+    let output = cloud.process.output();
+    assert!(!output.contains("connection to the broker is down"), "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
