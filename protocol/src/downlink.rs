@@ -12,7 +12,7 @@ use crate::id::{BootId, EnvelopeKey, Lane, ManifestId};
 /// First byte of every downlink message of this form.
 pub const VERSION: u8 = 1;
 /// Longest downlink message, bytes.
-pub const DOWN_BYTES_MAX: usize = 16 * 1024;
+pub const DOWN_BYTES_MAX: usize = 64 * 1024;
 
 /// First 8 bytes of the BLAKE3 hash of a payload: how a payload is named whose header cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -62,6 +62,10 @@ pub enum Down {
     },
     /// The cloud does not know this manifest: upload it.
     WantManifest(ManifestId),
+    /// The campaigns to run: a document as [`crate::desired::seal`] makes it.
+    Desired(Vec<u8>),
+    /// Send the last value of every collected signal.
+    WantSnapshot,
 }
 
 /// Why bytes are not a downlink message.

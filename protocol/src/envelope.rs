@@ -77,10 +77,18 @@ pub enum SectionKind {
     Gnss = 7,
     /// `dtc::FreezeFrameHeader` in postcard, then the frozen values, `columns`.
     FreezeFrame = 8,
+    /// `report::Report` in postcard.
+    Report = 9,
+    /// `report::TriggerRecord` in postcard: what the samples section of the same envelope was collected around.
+    Trigger = 10,
+    /// Samples by column, `compact`: what agents write instead of [`SectionKind::Samples`].
+    CompactSamples = 11,
+    /// The last value of every signal, `compact`: instead of [`SectionKind::Snapshot`].
+    CompactSnapshot = 12,
 }
 
 impl SectionKind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 12] = [
         Self::Samples,
         Self::Dtcs,
         Self::Drops,
@@ -89,11 +97,37 @@ impl SectionKind {
         Self::Manifest,
         Self::Gnss,
         Self::FreezeFrame,
+        Self::Report,
+        Self::Trigger,
+        Self::CompactSamples,
+        Self::CompactSnapshot,
     ];
+
+    /// Does it hold samples by column, in either coding?
+    pub const fn is_samples(self) -> bool {
+        matches!(self, Self::Samples | Self::CompactSamples)
+    }
+
+    /// Does it hold the last values, in either coding?
+    pub const fn is_snapshot(self) -> bool {
+        matches!(self, Self::Snapshot | Self::CompactSnapshot)
+    }
 
     fn from_wire(kind: u64) -> Option<Self> {
         Self::ALL.into_iter().find(|known| *known as u64 == kind)
     }
+}
+
+/// Why the samples of a section cannot be read.
+#[cfg(feature = "alloc")]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SamplesError {
+    /// It cannot be decompressed.
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
+    /// Its body is damaged.
+    #[error("samples section: {0}")]
+    Columns(#[from] crate::columns::ColumnsError),
 }
 
 /// Why bytes are not an envelope, or not one for this reader.
@@ -249,8 +283,11 @@ mod heap {
     use alloc::vec::Vec;
 
     use super::{
-        CODEC_PLAIN, CRC32C, ENVELOPE_BYTES_MAX, EnvelopeError, Header, MAGIC, Section, SectionKind, VERSION,
+        CODEC_PLAIN, CRC32C, ENVELOPE_BYTES_MAX, EnvelopeError, Header, MAGIC, SamplesError, Section,
+        SectionKind, VERSION,
     };
+    use crate::columns::Columns;
+    use crate::compact;
 
     impl<'a> Section<'a> {
         /// The body, decompressed; at most [`SECTION_BYTES_MAX`](super::SECTION_BYTES_MAX) bytes.
@@ -264,6 +301,21 @@ mod heap {
                     .map_err(|_| EnvelopeError::Decompress { kind }),
                 codec => Err(EnvelopeError::Codec { kind, codec }),
             }
+        }
+    }
+
+    impl Section<'_> {
+        /// The samples of a samples or snapshot section in either coding; `None` for any other section. `base_us` is
+        /// the header's. Beside them, the bytes that were unpacked for them.
+        pub fn columns(&self, base_us: i64) -> Result<Option<(Columns, usize)>, SamplesError> {
+            let is_compact = matches!(self.kind, SectionKind::CompactSamples | SectionKind::CompactSnapshot);
+            if !is_compact && !self.kind.is_samples() && !self.kind.is_snapshot() {
+                return Ok(None);
+            }
+            let body = self.body()?;
+            let columns =
+                if is_compact { compact::decode(&body, base_us)? } else { Columns::decode(&body, base_us)? };
+            Ok(Some((columns, body.len())))
         }
     }
 

@@ -5,9 +5,11 @@
 //! | [`frame`] | dongle, agent | a CAN frame in memory |
 //! | [`link`] | dongle, agent | postcard + CRC-32C + COBS on a serial line |
 //! | [`envelope`] | agent, bridge, ingest | magic, version, header, typed sections, CRC-32C |
-//! | [`columns`] | agent, ingest | samples by column, inside an envelope section |
+//! | [`columns`], [`compact`] | agent, ingest | samples by column, inside an envelope section |
 //! | [`manifest`] | agent, ingest | what a raw signal value means |
-//! | [`campaign`] | cloud, agent | what to collect and how often |
+//! | [`campaign`], [`expression`] | cloud, agent | what to collect, how often and when |
+//! | [`desired`] | cloud, agent | the document that tells a vehicle its campaigns |
+//! | [`report`] | agent, cloud | what became of them |
 //! | [`dtc`], [`checkin`] | agent, ingest | bodies of further envelope sections |
 //! | [`downlink`] | bridge, agent | acknowledgements and requests on `down/` topics |
 //! | [`topic`] | agent, bridge, broker ACLs | MQTT topic names |
@@ -29,14 +31,22 @@ pub mod checkin;
 #[cfg(feature = "alloc")]
 pub mod columns;
 #[cfg(feature = "alloc")]
+pub mod compact;
+#[cfg(feature = "alloc")]
+pub mod desired;
+#[cfg(feature = "alloc")]
 pub mod downlink;
 pub mod dtc;
 pub mod envelope;
+#[cfg(feature = "alloc")]
+pub mod expression;
 pub mod frame;
 pub mod id;
 pub mod link;
 #[cfg(feature = "alloc")]
 pub mod manifest;
+#[cfg(feature = "alloc")]
+pub mod report;
 pub mod time;
 #[cfg(feature = "alloc")]
 pub mod topic;

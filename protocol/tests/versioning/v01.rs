@@ -6,8 +6,11 @@
 //! Integers without a note are varints (LEB128), signed ones zigzag varints; `u8` is one byte, `f64` eight, little
 //! endian; a text, a list and bytes come after their length, an option after 00 (none) or 01 (some).
 
+use convoy_protocol::campaign::{Campaign, Collection, SignalSelector, Trigger, TriggerMode};
 use convoy_protocol::checkin::{CheckIn, DropReason, DropReport, GnssFix, VinCheck};
 use convoy_protocol::columns::{Column, Columns, Group, Values};
+use convoy_protocol::compact;
+use convoy_protocol::desired::{DesiredState, Sealed, seal};
 use convoy_protocol::downlink::{Down, PayloadDigest, SequenceRange};
 use convoy_protocol::dtc::{Dtc, DtcChange, DtcRecord, FreezeFrameHeader};
 use convoy_protocol::envelope::{Envelope, EnvelopeError, EnvelopeWriter, Header, SectionKind, peek_header};
@@ -15,6 +18,7 @@ use convoy_protocol::frame::{BusIndex, CanId};
 use convoy_protocol::id::{BootId, CampaignId, EnvelopeKey, Lane, ManifestId, VehicleId};
 use convoy_protocol::link::{self, LINK_FRAME_BYTES_MAX, LinkDecoder, LinkStatus, Message};
 use convoy_protocol::manifest::{Manifest, SignalDef, SignalIndex};
+use convoy_protocol::report::{CampaignReport, CampaignStatus, Refusal, Report, TriggerRecord};
 use convoy_protocol::time::{ClockQuality, TimeUnit};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -439,6 +443,169 @@ fn freeze_frame() {
     // Section kind 8, codec plain, 33 bytes; 0x3848bdcb.
     let expected = envelope(FULL_BYTES, &[&["08", "00", "21"], &body[..]].concat(), "cbbd4838");
     assert_section(&expected, &FULL, SectionKind::FreezeFrame, &encoding);
+}
+
+/// Samples in the coding that agents write: each byte depends on all before it, so the whole is held.
+#[test]
+fn compact_samples_and_snapshot() {
+    for (columns, unit, expected) in [
+        (in_milliseconds(), TimeUnit::Milliseconds, COMPACT_MILLISECONDS),
+        (in_microseconds(), TimeUnit::Microseconds, COMPACT_MICROSECONDS),
+        (steady(), TimeUnit::Milliseconds, COMPACT_STEADY),
+    ] {
+        assert_eq!(hex(&compact::encode(&columns, BASE_US, unit)), expected.concat());
+        assert_eq!(compact::decode(&bytes(expected), BASE_US).unwrap(), columns);
+    }
+    let mut writer = EnvelopeWriter::new(&FULL);
+    writer.plain(SectionKind::CompactSamples, &bytes(COMPACT_STEADY));
+    writer.plain(SectionKind::CompactSnapshot, &bytes(COMPACT_MICROSECONDS));
+    let written = writer.finish().unwrap();
+    let read: Vec<_> = Envelope::parse(&written)
+        .unwrap()
+        .sections()
+        .map(|section| (section.kind as u8, section.columns(BASE_US).unwrap().unwrap().0))
+        .collect();
+    assert_eq!(read, [(11, steady()), (12, in_microseconds())]);
+}
+
+/// Two signals that come together every 100 ms or so, and one that follows every third time.
+fn steady() -> Columns {
+    let time_us = |row: i64| BASE_US + row * 100_000 + (row * 7 % 3) * 1_000;
+    let both = Group {
+        times_us: (0..30).map(time_us).collect(),
+        columns: vec![
+            column(4, Values::Raw((0..30).map(|row| 700 + row * row).collect())),
+            column(7, Values::Raw(vec![5; 30])),
+        ],
+    };
+    let third = Group {
+        times_us: (0..10).map(|row| time_us(3 * row) + 1_000).collect(),
+        columns: vec![column(9, Values::Bool((0..10).map(|row| row % 4 == 0).collect()))],
+    };
+    Columns { groups: vec![both, third] }
+}
+
+const COMPACT_MILLISECONDS: &[&str] = &[
+    "10001a184809e707fc87f0f509f66cdacb89c613cf8000182ff618a20000000202ff8d155b334da83fb2cc62df8ac63dcbfad07ce11f9b333333336e1124d6294917ee71c7585f91e8c410",
+];
+const COMPACT_MICROSECONDS: &[&str] = &["a735b9b9d004c02fffffffffffff93"];
+const COMPACT_STEADY: &[&str] = &["17ffb55980aa57463a65aaccf2ef4f011fe3359157202c3bbb93d69b"];
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn reports_and_triggers() {
+    let report = Report {
+        version: Some(300),
+        refused: Some(Refusal { version: None, reason: "no".into() }),
+        campaigns: vec![CampaignReport {
+            id: CAMPAIGN_ID,
+            name: "c".into(),
+            status: CampaignStatus::Rejected("why".into()),
+            signals_matched: 200,
+            signals_seen: 3,
+            unseen: vec!["A.B".into()],
+        }],
+        problems: vec!["p".into()],
+    };
+    let body = [
+        "01ac02",           // version: some 300
+        "01",               // refused: some
+        "00",               // its version: none
+        "026e6f",           // "no"
+        "01",               // 1 campaign
+        "c0c1c2c3c4c5c6c7", // campaign id
+        "0163",             // name "c"
+        "06",               // status rejected
+        "03776879",         // "why"
+        "c801",             // matched 200
+        "03",               // seen 3
+        "01",               // 1 signal never seen
+        "03412e42",         // "A.B"
+        "01",               // 1 problem
+        "0170",             // "p"
+    ];
+    assert_postcard(&bytes(&body), &report);
+    let statuses = [
+        CampaignStatus::Active,
+        CampaignStatus::WaitingForSignals,
+        CampaignStatus::WaitingForTrigger,
+        CampaignStatus::Degraded,
+        CampaignStatus::OverBudget,
+        CampaignStatus::Expired,
+    ];
+    assert_eq!(
+        statuses.map(|status| postcard::to_allocvec(&status).unwrap()),
+        [[0], [1], [2], [3], [4], [5]]
+    );
+    let trigger = TriggerRecord { triggered_us: -3, number: 128 };
+    // Time -3 us, then number 128.
+    assert_postcard(&bytes(&["05", "8001"]), &trigger);
+    assert_eq!((SectionKind::Report as u8, SectionKind::Trigger as u8), (9, 10));
+}
+
+#[test]
+fn desired_state_and_its_way_down() {
+    let campaign = Campaign {
+        name: "c".into(),
+        lane: Lane::Fast,
+        window_ms: 128,
+        batch_samples: 5,
+        priority: 200,
+        expires_us: Some(1),
+        bytes_per_day: None,
+        collection: Collection::ConditionBased(Trigger {
+            condition: "A > 1".into(),
+            mode: TriggerMode::AnyEdge,
+            minimum_interval_ms: 1,
+            before_duration_ms: 2,
+            after_duration_ms: 3,
+        }),
+        signals: vec![SignalSelector {
+            pattern: "*".into(),
+            period_ms: 7,
+            deadband: 0.5,
+            on_change: true,
+            exclude: false,
+        }],
+        trouble_codes: true,
+    };
+    let state = DesiredState { vehicle_id: VEHICLE_ID, version: 300, campaigns: vec![campaign] };
+    let document = [
+        "00112233445566778899aabbccddeeff", // vehicle id
+        "ac02",                             // version 300
+        "01",                               // 1 campaign
+        "0163",                             // name "c"
+        "00",                               // lane fast
+        "8001",                             // window 128 ms
+        "05",                               // 5 samples
+        "c8",                               // priority 200, u8
+        "0102",                             // expires: some 1 us
+        "00",                               // bytes a day: none
+        "01",                               // condition-based
+        "0541203e2031",                     // "A > 1"
+        "02",                               // any edge
+        "010203",                           // interval, before, after
+        "01",                               // 1 selector
+        "012a",                             // "*"
+        "07",                               // period 7 ms
+        "000000000000e03f",                 // deadband 0.5, f64
+        "01",                               // on change
+        "00",                               // exclude: no
+        "01",                               // trouble codes
+    ];
+    let document = bytes(&document);
+    assert_eq!(state.document(), document);
+    let sealed = seal(&document, Some([9; 64]));
+    // Form 1, the document's length, the document, the signature.
+    let expected = [&[1, document.len() as u8][..], &document, &[9; 64]].concat();
+    assert_eq!(sealed, expected);
+    assert_eq!(Sealed::parse(&sealed).unwrap().read(), Ok(state));
+    // Version 1, kind 4, the length, the sealed bytes; kind 5 is a request without content.
+    let down = Down::Desired(vec![1, 2]);
+    assert_eq!((down.encode(), Down::WantSnapshot.encode()), (vec![1, 4, 2, 1, 2], vec![1, 5]));
 }
 
 #[test]
