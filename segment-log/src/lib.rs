@@ -30,12 +30,14 @@
 
 use std::fmt;
 
+pub mod disk;
 mod error;
 mod index;
 mod log;
 mod reader;
 mod recovery;
 mod segment;
+pub mod simulated;
 
 pub use error::{AppendError, OpenError, ReadError, WriteError};
 pub use log::{Dropped, SegmentLog, Truncated};

@@ -1,13 +1,12 @@
 //! The writer's side of a log.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::iter;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::disk::{Disk, DiskFile, SystemDisk};
 use crate::index::{Index, Segment};
 use crate::recovery::{self, Recovered, Scan, io_error};
 use crate::segment::{self, HEADER_BYTES, RECORD_HEADER_BYTES};
@@ -22,6 +21,7 @@ const BUFFER_KEPT_BYTES_MAX: usize = 1 << 20;
 
 /// The one writer of a directory. Dropping it does not sync.
 pub struct SegmentLog {
+    disk: Arc<dyn Disk>,
     dir: PathBuf,
     options: Options,
     index: Arc<Index>,
@@ -34,11 +34,11 @@ pub struct SegmentLog {
     poisoned: bool,
     buffer: Vec<u8>,
     /// Held until the log is dropped.
-    _lock: File,
+    _lock: Box<dyn Send + Sync>,
 }
 
 struct Active {
-    file: File,
+    file: Arc<dyn DiskFile>,
     first: u64,
     bytes: u64,
     /// How much of `bytes` an `fdatasync` has covered.
@@ -64,7 +64,7 @@ impl SegmentLog {
     /// Opens the log in `dir`, which is created if need be, and locks it against a second opener.
     /// Reads all segments once, so that [`Recovery`] reports every gap.
     pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<(SegmentLog, Recovery), OpenError> {
-        SegmentLog::open_with(dir.as_ref(), options, Scan::Everything)
+        SegmentLog::open_with(Arc::new(SystemDisk), dir.as_ref(), options, Scan::Everything)
     }
 
     /// As [`SegmentLog::open`], but reads the last segment only: for a log too large to be read at each
@@ -73,14 +73,29 @@ impl SegmentLog {
         dir: impl AsRef<Path>,
         options: Options,
     ) -> Result<(SegmentLog, Recovery), OpenError> {
-        SegmentLog::open_with(dir.as_ref(), options, Scan::LastSegment)
+        SegmentLog::open_on(Arc::new(SystemDisk), dir, options)
     }
 
-    fn open_with(dir: &Path, options: Options, scan: Scan) -> Result<(SegmentLog, Recovery), OpenError> {
+    /// As [`SegmentLog::open_scanning_last`], on a file system of the caller's.
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        dir: impl AsRef<Path>,
+        options: Options,
+    ) -> Result<(SegmentLog, Recovery), OpenError> {
+        SegmentLog::open_with(disk, dir.as_ref(), options, Scan::LastSegment)
+    }
+
+    fn open_with(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        options: Options,
+        scan: Scan,
+    ) -> Result<(SegmentLog, Recovery), OpenError> {
         check(options)?;
-        create_dir(dir).map_err(|source| io_error("create", dir.into(), source))?;
-        let lock = lock(dir)?;
-        let Recovered { segments, active, active_bytes, recovery } = recovery::recover(dir, scan)?;
+        disk.create_dir(dir).map_err(|source| io_error("create", dir.into(), source))?;
+        let lock = lock(disk.as_ref(), dir)?;
+        let Recovered { segments, active, active_bytes, recovery } =
+            recovery::recover(disk.as_ref(), dir, scan)?;
         let end = recovery.end.0;
         let sealed = segments.len() - 1;
         let sealed_bytes = segments.iter().take(sealed).map(|segment| segment.bytes).sum();
@@ -89,7 +104,8 @@ impl SegmentLog {
         let log = SegmentLog {
             dir: dir.to_path_buf(),
             options,
-            reader: Reader::new(dir.to_path_buf(), Arc::clone(&index)),
+            reader: Reader::new(Arc::clone(&disk), dir.to_path_buf(), Arc::clone(&index)),
+            disk,
             index,
             active: Active { file: active, first, bytes: active_bytes, bytes_durable: active_bytes },
             end,
@@ -185,7 +201,13 @@ impl SegmentLog {
 
     /// A reader of its own, for another consumer or another thread.
     pub fn reader(&self) -> Reader {
-        Reader::new(self.dir.clone(), Arc::clone(&self.index))
+        Reader::new(Arc::clone(&self.disk), self.dir.clone(), Arc::clone(&self.index))
+    }
+
+    /// Would [`SegmentLog::truncate_before`] delete a segment?
+    pub fn holds_segment_before(&self, position: Position) -> bool {
+        let rolls = position.0 >= self.end && self.end > self.active.first;
+        rolls || self.oldest_sealed().is_some_and(|(_, next)| next <= position.0)
     }
 
     /// Deletes the segments whose records all lie below `position`. When these are all records that exist,
@@ -265,10 +287,10 @@ impl SegmentLog {
     fn roll(&mut self, first: u64) -> Result<(), WriteError> {
         // Only the last segment may hold records that are not durable: recovery looks for a torn tail there.
         self.sync()?;
-        let file = match segment::create(&self.dir, first) {
+        let file = match segment::create(self.disk.as_ref(), &self.dir, first) {
             Ok(file) => file,
             Err(source) => {
-                self.poisoned = segment::discard(&self.dir, first).is_err();
+                self.poisoned = segment::discard(self.disk.as_ref(), &self.dir, first).is_err();
                 let path = segment::path(&self.dir, first);
                 return Err(WriteError::Io { action: "create", path, source });
             }
@@ -295,7 +317,7 @@ impl SegmentLog {
 
     fn remove_oldest(&mut self, oldest: Segment) -> Result<(), WriteError> {
         let path = segment::path(&self.dir, oldest.first);
-        match fs::remove_file(&path) {
+        match self.disk.remove(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 return Err(WriteError::Io { action: "remove", path, source });
             }
@@ -327,28 +349,12 @@ fn check(options: Options) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Creates the directory so that it survives a power cut: each new entry is synced in its parent.
-fn create_dir(dir: &Path) -> io::Result<()> {
-    let missing: Vec<&Path> = dir.ancestors().take_while(|ancestor| !ancestor.exists()).collect();
-    fs::create_dir_all(dir)?;
-    for created in missing {
-        match created.parent() {
-            Some(parent) if parent.as_os_str().is_empty() => segment::sync_dir(Path::new("."))?,
-            Some(parent) => segment::sync_dir(parent)?,
-            None => {}
-        }
-    }
-    Ok(())
-}
-
-fn lock(dir: &Path) -> Result<File, OpenError> {
+fn lock(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn Send + Sync>, OpenError> {
     let path = dir.join(LOCK_NAME);
-    let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
-    let file = file.map_err(|source| io_error("open", path.clone(), source))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::Locked { dir: dir.to_path_buf() }),
-        Err(TryLockError::Error(source)) => Err(io_error("lock", path, source)),
+    match disk.lock(&path) {
+        Ok(Some(lock)) => Ok(lock),
+        Ok(None) => Err(OpenError::Locked { dir: dir.to_path_buf() }),
+        Err(source) => Err(io_error("lock", path, source)),
     }
 }
 

@@ -1,10 +1,10 @@
 //! Reading durable records in order, also from another thread than the writer's.
 
-use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::disk::Disk;
 use crate::index::{Index, Place};
 use crate::segment::{self, Peek, Walk};
 use crate::{Gap, GapReason, Position, ReadError};
@@ -34,6 +34,7 @@ impl ReadBatch {
 ///
 /// It may outlive the [`crate::SegmentLog`], then it sees nothing new.
 pub struct Reader {
+    disk: Arc<dyn Disk>,
     dir: PathBuf,
     index: Arc<Index>,
     cursor: Option<Cursor>,
@@ -63,8 +64,8 @@ impl Cursor {
 }
 
 impl Reader {
-    pub(crate) fn new(dir: PathBuf, index: Arc<Index>) -> Reader {
-        Reader { dir, index, cursor: None }
+    pub(crate) fn new(disk: Arc<dyn Disk>, dir: PathBuf, index: Arc<Index>) -> Reader {
+        Reader { disk, dir, index, cursor: None }
     }
 
     /// The first position that is not yet durable: reading ends before it.
@@ -124,7 +125,7 @@ impl Reader {
                 }
             };
             let path = segment::path(&self.dir, first);
-            match (File::open(&path), next) {
+            match (self.disk.open(&path), next) {
                 (Ok(file), _) => {
                     let walk = Walk::new(file, first);
                     self.cursor = Some(Cursor { first, next, walk, final_until: 0 });

@@ -1,10 +1,11 @@
 //! Finding out what a directory holds after a clean end, a crash or damage, and making it appendable.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use crate::disk::{Disk, DiskFile};
 use crate::index::Segment;
 use crate::segment::{self, FORMAT_VERSION, HEADER_BYTES, Header, Peek, Walk};
 use crate::{Gap, GapReason, OpenError, Position};
@@ -41,31 +42,31 @@ pub(crate) enum Scan {
 
 pub(crate) struct Recovered {
     pub(crate) segments: VecDeque<Segment>,
-    pub(crate) active: File,
+    pub(crate) active: Arc<dyn DiskFile>,
     pub(crate) active_bytes: u64,
     pub(crate) recovery: Recovery,
 }
 
 /// Needs the lock of the directory.
-pub(crate) fn recover(dir: &Path, scan: Scan) -> Result<Recovered, OpenError> {
-    let mut segments = list(dir)?;
+pub(crate) fn recover(disk: &dyn Disk, dir: &Path, scan: Scan) -> Result<Recovered, OpenError> {
+    let mut segments = list(disk, dir)?;
     let mut headers_repaired = 0;
-    for path in damaged_headers(dir, &segments)? {
-        repair_header(path)?;
+    for path in damaged_headers(disk, dir, &segments)? {
+        repair_header(disk, path)?;
         headers_repaired += 1;
     }
     let mut gaps = Vec::new();
     if scan == Scan::Everything {
         for (at, segment) in segments.iter().enumerate() {
             if let Some(next) = segments.get(at + 1) {
-                gaps.extend(gap_in(dir, segment.first, next.first)?);
+                gaps.extend(gap_in(disk, dir, segment.first, next.first)?);
             }
         }
     }
     let mut torn_tail = None;
     let (active, end) = match segments.back() {
-        None => (create(dir, 0, &mut segments)?, 0),
-        Some(last) => match recover_last(dir, last.first)? {
+        None => (create(disk, dir, 0, &mut segments)?, 0),
+        Some(last) => match recover_last(disk, dir, last.first)? {
             Tail::Whole { file, end } => (file, end),
             Tail::Torn { file, end, bytes } => {
                 torn_tail = Some(TornTail { bytes, from: Position(end) });
@@ -73,41 +74,37 @@ pub(crate) fn recover(dir: &Path, scan: Scan) -> Result<Recovered, OpenError> {
             }
             Tail::Damaged { gap } => {
                 gaps.push(gap);
-                (create(dir, gap.end.0, &mut segments)?, gap.end.0)
+                (create(disk, dir, gap.end.0, &mut segments)?, gap.end.0)
             }
         },
     };
-    segment::sync_dir(dir).map_err(|source| io_error("sync", dir.into(), source))?;
+    disk.sync_dir(dir).map_err(|source| io_error("sync", dir.into(), source))?;
     let active_bytes =
-        active.metadata().map_err(|source| io_error("read the size of a segment in", dir.into(), source))?;
+        active.len().map_err(|source| io_error("read the size of a segment in", dir.into(), source))?;
     let first = segments.front().map_or(end, |segment| segment.first);
     let recovery = Recovery { first: Position(first), end: Position(end), torn_tail, gaps, headers_repaired };
-    Ok(Recovered { segments, active, active_bytes: active_bytes.len(), recovery })
+    Ok(Recovered { segments, active, active_bytes, recovery })
 }
 
 /// The segments in order. Other files are not ours and are left alone.
-fn list(dir: &Path) -> Result<VecDeque<Segment>, OpenError> {
-    let read = || -> io::Result<Vec<Segment>> {
-        let mut segments = Vec::new();
-        for entry in fs::read_dir(dir)? {
-            let entry = entry?;
-            if let Some(first) = entry.file_name().to_str().and_then(segment::parse_name) {
-                segments.push(Segment { first, bytes: entry.metadata()?.len() });
-            }
-        }
-        Ok(segments)
-    };
-    let mut segments = read().map_err(|source| io_error("list", dir.into(), source))?;
+fn list(disk: &dyn Disk, dir: &Path) -> Result<VecDeque<Segment>, OpenError> {
+    let files = disk.list(dir).map_err(|source| io_error("list", dir.into(), source))?;
+    let segment = |(name, bytes): (String, u64)| Some(Segment { first: segment::parse_name(&name)?, bytes });
+    let mut segments: Vec<Segment> = files.into_iter().filter_map(segment).collect();
     segments.sort_unstable_by_key(|segment| segment.first);
     Ok(segments.into())
 }
 
 /// Looks at all headers before anything is changed, so that a refused log stays untouched.
-fn damaged_headers(dir: &Path, segments: &VecDeque<Segment>) -> Result<Vec<PathBuf>, OpenError> {
+fn damaged_headers(
+    disk: &dyn Disk,
+    dir: &Path,
+    segments: &VecDeque<Segment>,
+) -> Result<Vec<PathBuf>, OpenError> {
     let mut damaged = Vec::new();
     for Segment { first, .. } in segments {
         let path = segment::path(dir, *first);
-        match File::open(&path).and_then(|file| segment::check_header(&file, *first)) {
+        match disk.open(&path).and_then(|file| segment::check_header(file.as_ref(), *first)) {
             Ok(Header::Good) => {}
             Ok(Header::Damaged) => damaged.push(path),
             Ok(Header::UnknownVersion(found)) => {
@@ -123,20 +120,20 @@ fn damaged_headers(dir: &Path, segments: &VecDeque<Segment>) -> Result<Vec<PathB
 }
 
 /// The name states the first position as well, and each record's CRC proves it.
-fn repair_header(path: PathBuf) -> Result<(), OpenError> {
+fn repair_header(disk: &dyn Disk, path: PathBuf) -> Result<(), OpenError> {
     let first = path.file_name().and_then(|name| name.to_str()).and_then(segment::parse_name);
     let repair = |first| {
-        let file = OpenOptions::new().write(true).open(&path)?;
-        segment::write_header(&file, first)?;
-        file.sync_all()
+        let file = disk.open(&path)?;
+        segment::write_header(file.as_ref(), first)?;
+        file.sync_data()
     };
     first.map_or(Ok(()), repair).map_err(|source| io_error("repair the header of", path, source))
 }
 
 /// A sector that cannot be read is damage like any other.
-fn gap_in(dir: &Path, first: u64, next: u64) -> Result<Option<Gap>, OpenError> {
+fn gap_in(disk: &dyn Disk, dir: &Path, first: u64, next: u64) -> Result<Option<Gap>, OpenError> {
     let path = segment::path(dir, first);
-    let file = File::open(&path).map_err(|source| io_error("open", path, source))?;
+    let file = disk.open(&path).map_err(|source| io_error("open", path, source))?;
     let mut walk = Walk::new(file, first);
     let reason = loop {
         match walk.peek() {
@@ -151,11 +148,11 @@ fn gap_in(dir: &Path, first: u64, next: u64) -> Result<Option<Gap>, OpenError> {
 
 enum Tail {
     Whole {
-        file: File,
+        file: Arc<dyn DiskFile>,
         end: u64,
     },
     Torn {
-        file: File,
+        file: Arc<dyn DiskFile>,
         end: u64,
         bytes: u64,
     },
@@ -166,33 +163,38 @@ enum Tail {
     },
 }
 
-fn recover_last(dir: &Path, first: u64) -> Result<Tail, OpenError> {
+fn recover_last(disk: &dyn Disk, dir: &Path, first: u64) -> Result<Tail, OpenError> {
     let path = segment::path(dir, first);
     let recover = || -> io::Result<Tail> {
-        let file = OpenOptions::new().read(true).write(true).open(&path)?;
-        let mut walk = Walk::new(file.try_clone()?, first);
+        let file = disk.open(&path)?;
+        let mut walk = Walk::new(Arc::clone(&file), first);
         while let Peek::Record { len } = walk.peek()? {
             walk.advance(len);
         }
         let (end, offset) = (walk.position(), walk.offset());
-        let bytes = file.metadata()?.len().saturating_sub(offset);
+        let bytes = file.len()?.saturating_sub(offset);
         if bytes > 0 {
             if let Some(last) = walk.last_good_behind()? {
-                file.sync_all()?;
+                file.sync_data()?;
                 let (first, end) = (Position(end), Position(last + 1));
                 return Ok(Tail::Damaged { gap: Gap { first, end, reason: GapReason::Damaged } });
             }
             file.set_len(offset)?;
         }
         // What a crashed writer left unsynced is adopted, so it must be durable before it is read.
-        file.sync_all()?;
+        file.sync_data()?;
         Ok(if bytes > 0 { Tail::Torn { file, end, bytes } } else { Tail::Whole { file, end } })
     };
     recover().map_err(|source| io_error("recover", path.clone(), source))
 }
 
-fn create(dir: &Path, first: u64, segments: &mut VecDeque<Segment>) -> Result<File, OpenError> {
-    let file = segment::create(dir, first)
+fn create(
+    disk: &dyn Disk,
+    dir: &Path,
+    first: u64,
+    segments: &mut VecDeque<Segment>,
+) -> Result<Arc<dyn DiskFile>, OpenError> {
+    let file = segment::create(disk, dir, first)
         .map_err(|source| io_error("create", segment::path(dir, first), source))?;
     segments.push_back(Segment { first, bytes: HEADER_BYTES });
     Ok(file)

@@ -1,10 +1,10 @@
 //! One segment file: its name, its header, its records, and a walk over them.
 
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use crate::disk::{Disk, DiskFile};
 use crate::{POSITION_MAX, RECORD_BYTES_MAX};
 
 pub(crate) const HEADER_BYTES: u64 = 24;
@@ -30,29 +30,24 @@ pub(crate) fn parse_name(name: &str) -> Option<u64> {
     digits.parse().ok().filter(|first| *first <= POSITION_MAX)
 }
 
-pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
 /// Creates an empty, durable segment. A file of the same name is a leftover of a failed creation.
-pub(crate) fn create(dir: &Path, first: u64) -> io::Result<File> {
-    let file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path(dir, first))?;
-    write_header(&file, first)?;
-    file.sync_all()?;
-    sync_dir(dir)?;
+pub(crate) fn create(disk: &dyn Disk, dir: &Path, first: u64) -> io::Result<Arc<dyn DiskFile>> {
+    let file = disk.create(&path(dir, first))?;
+    write_header(file.as_ref(), first)?;
+    file.sync_data()?;
+    disk.sync_dir(dir)?;
     Ok(file)
 }
 
 /// Removes what a failed [`create`] left, durably: it would otherwise hide records written after it.
-pub(crate) fn discard(dir: &Path, first: u64) -> io::Result<()> {
-    match fs::remove_file(path(dir, first)) {
+pub(crate) fn discard(disk: &dyn Disk, dir: &Path, first: u64) -> io::Result<()> {
+    match disk.remove(&path(dir, first)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => sync_dir(dir),
+        _ => disk.sync_dir(dir),
     }
 }
 
-pub(crate) fn write_header(file: &File, first: u64) -> io::Result<()> {
+pub(crate) fn write_header(file: &dyn DiskFile, first: u64) -> io::Result<()> {
     let mut header = [0; HEADER_BYTES as usize];
     header[..8].copy_from_slice(&MAGIC);
     header[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
@@ -69,11 +64,10 @@ pub(crate) enum Header {
     OtherFirst(u64),
 }
 
-pub(crate) fn check_header(file: &File, first: u64) -> io::Result<Header> {
+pub(crate) fn check_header(file: &dyn DiskFile, first: u64) -> io::Result<Header> {
     let mut header = [0; HEADER_BYTES as usize];
-    match file.read_exact_at(&mut header, 0) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Header::Damaged),
-        other => other?,
+    if read_full_at(file, &mut header, 0)? < header.len() {
+        return Ok(Header::Damaged);
     }
     if header[..8] != MAGIC || u32_at(&header, 20) != crc32c::crc32c(&header[..20]) {
         return Ok(Header::Damaged);
@@ -117,7 +111,7 @@ pub(crate) enum Peek {
 
 /// Goes over the records of a segment in order, reading ahead.
 pub(crate) struct Walk {
-    file: File,
+    file: Arc<dyn DiskFile>,
     position: u64,
     /// Where the record at `position` begins in the file.
     offset: u64,
@@ -127,7 +121,7 @@ pub(crate) struct Walk {
 }
 
 impl Walk {
-    pub(crate) fn new(file: File, first: u64) -> Walk {
+    pub(crate) fn new(file: Arc<dyn DiskFile>, first: u64) -> Walk {
         Walk { file, position: first, offset: HEADER_BYTES, buffer: Vec::new(), start: 0 }
     }
 
@@ -210,20 +204,20 @@ impl Walk {
         }
         self.buffer.drain(..self.start);
         self.start = 0;
-        let left = self.file.metadata()?.len().saturating_sub(self.offset);
+        let left = self.file.len()?.saturating_sub(self.offset);
         if left < wanted as u64 && left <= have as u64 {
             return Ok(have);
         }
         let target = left.min(wanted.max(CHUNK_BYTES) as u64) as usize;
         self.buffer.resize(target.max(have), 0);
-        let result = read_full_at(&self.file, &mut self.buffer[have..], self.offset + have as u64);
+        let result = read_full_at(self.file.as_ref(), &mut self.buffer[have..], self.offset + have as u64);
         self.buffer.truncate(have + *result.as_ref().unwrap_or(&0));
         result.map(|read| have + read)
     }
 }
 
 /// Reads until the buffer is full or the file ends.
-fn read_full_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+fn read_full_at(file: &dyn DiskFile, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut read = 0;
     while read < buffer.len() {
         match file.read_at(&mut buffer[read..], offset + read as u64) {

@@ -1,13 +1,16 @@
 #![allow(clippy::unwrap_used)]
 
+use std::fs::{self, File, OpenOptions};
+
 use super::*;
 use crate::{Gap, GapReason};
 
 const OPTIONS: Options = Options { segment_bytes_max: 128, record_bytes_max: 64 };
 
 /// Writes to it fail for want of space; it can be neither cut nor synced.
-fn full_device() -> File {
-    OpenOptions::new().read(true).write(true).open("/dev/full").unwrap()
+fn full_device() -> Arc<dyn DiskFile> {
+    let file: File = OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
+    Arc::new(file)
 }
 
 fn open(dir: &Path) -> SegmentLog {
