@@ -8,8 +8,9 @@ use std::sync::Arc;
 use convoy_agent_core::dbc;
 use convoy_agent_core::gateway::{Gateway, GatewayConfig};
 use convoy_agent_core::vss::VssMap;
-use convoy_protocol::id::BootId;
-use convoy_protocol::time::ClockQuality;
+use convoy_protocol::campaign::Campaign;
+use convoy_protocol::id::{BootId, VehicleId};
+use convoy_protocol::report::CampaignStatus;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{error, info};
@@ -20,7 +21,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::causes::with_causes;
 use crate::config::{self, ConfigFault, Loaded, Overrides};
 use crate::decode::{self, DecodeError, DecodeRequest};
+use crate::enrol;
 use crate::metrics::Metrics;
+use crate::monitor;
 use crate::replay::ReplaySource;
 use crate::run::{self, RunError};
 use crate::source::SourceError;
@@ -32,6 +35,8 @@ pub const EXIT_USAGE: u8 = 64;
 pub const EXIT_DATA: u8 = 65;
 /// `EX_NOINPUT`: a file cannot be opened.
 pub const EXIT_NO_INPUT: u8 = 66;
+/// `EX_UNAVAILABLE`: no agent answers.
+pub const EXIT_UNAVAILABLE: u8 = 69;
 /// `EX_CANTCREAT`: the spool cannot be opened.
 pub const EXIT_CANNOT_CREATE: u8 = 73;
 /// `EX_IOERR`: a file cannot be read to its end, or output not written.
@@ -103,9 +108,12 @@ fn fail(error: &RunError) -> ExitCode {
     ExitCode::from(match error {
         RunError::Dbc(_) => EXIT_DATA,
         RunError::UnknownBus { .. } | RunError::Tls(_) => EXIT_USAGE,
-        RunError::Spool(SpoolError::Identity(_) | SpoolError::Lane { .. } | SpoolError::Io { .. }) => {
-            EXIT_CANNOT_CREATE
-        }
+        RunError::Spool(
+            SpoolError::Identity(_)
+            | SpoolError::Lane { .. }
+            | SpoolError::Journal { .. }
+            | SpoolError::Io { .. },
+        ) => EXIT_CANNOT_CREATE,
         RunError::Source(SourceError::Open { .. }) => EXIT_NO_INPUT,
         RunError::Source(SourceError::Read { .. }) => EXIT_IO,
     })
@@ -148,17 +156,8 @@ fn table(loaded: &Loaded) -> Result<String, ConfigFault> {
     let (decoder, warnings) = dbc::load(&sources, &VssMap::builtin()).map_err(|error| fault(error.into()))?;
     let manifest_id = decoder.manifest_id();
     let (messages, signals) = (decoder.manifest().messages.len(), decoder.manifest().signals.len());
-    let gateway_config = GatewayConfig {
-        vehicle_id: agent.vehicle_id,
-        boot_id: BootId { counter: 0, spool: 0 },
-        campaigns: agent.campaigns.clone(),
-        vin_expected: None,
-        manifest_known: true,
-        tails: Vec::new(),
-        agent_version: String::new(),
-        clock: ClockQuality::None,
-        monotonic_offset_us: 0,
-    };
+    let no_boot = BootId { counter: 0, spool: 0 };
+    let gateway_config = GatewayConfig::new(agent.vehicle_id, no_boot, agent.campaigns.clone());
     let gateway = Gateway::new(gateway_config, Arc::new(decoder), 0);
     let security = if agent.broker.tls.is_some() { "TLS" } else { "plain text" };
     let mut lines = vec![
@@ -179,13 +178,58 @@ fn table(loaded: &Loaded) -> Result<String, ConfigFault> {
             .map(|dbc| format!("dbc       {} for {}", dbc.name, dbc.bus.as_deref().unwrap_or("every bus"))),
     );
     lines.push(format!("manifest  {manifest_id}: {messages} messages, {signals} signals"));
-    lines.extend(gateway.campaigns().map(|(campaign, taken)| {
-        let (name, lane) = (&campaign.name, campaign.lane);
-        let (window_ms, batch) = (campaign.window_ms, campaign.batch_samples);
-        format!("campaign  {name}: {taken} signals, {lane} lane, {window_ms} ms or {batch} samples")
-    }));
+    if agent.campaigns.is_empty() {
+        lines.push("campaigns what the cloud wants: this file has none of its own".into());
+    }
+    for (slot, report) in gateway.campaigns().slots().iter().zip(gateway.current_report(0).campaigns) {
+        let Campaign { name, lane, window_ms, batch_samples, .. } = &slot.campaign;
+        let taken = match &report.status {
+            CampaignStatus::Rejected(why) => format!("NOT RUN, {why}"),
+            _ => format!("{} signals", report.signals_matched),
+        };
+        lines.push(format!(
+            "campaign  {name}: {taken}, {lane} lane, {window_ms} ms or {batch_samples} samples"
+        ));
+    }
     lines.extend(warnings.iter().map(|warning| format!("warning   {warning}")));
     Ok(lines.join("\n") + "\n")
+}
+
+/// Prints a certificate request, to be claimed at the cloud's `/provision/v1/certificates`.
+pub fn csr(vehicle_id: VehicleId, key: &Path) -> ExitCode {
+    match enrol::request(key, vehicle_id) {
+        Ok(pem) => write_out(&pem),
+        Err(error) => {
+            writeln!(io::stderr(), "{}", with_causes(&error)).unwrap_or(());
+            ExitCode::from(EXIT_IO)
+        }
+    }
+}
+
+/// Asks the agent that runs with this configuration how it does, and prints it.
+pub async fn status(path: &Path, as_json: bool) -> ExitCode {
+    let dir = match config::load(path, Overrides::default()) {
+        Ok(loaded) => loaded.agent.spool.dir,
+        Err(faults) => return refuse(path, &faults),
+    };
+    match monitor::query(&dir).await {
+        Ok(status) if as_json => match serde_json::to_string_pretty(&status) {
+            Ok(json) => write_out(&(json + "\n")),
+            Err(_) => ExitCode::from(EXIT_IO),
+        },
+        Ok(status) => write_out(&status.table()),
+        Err(error) => {
+            let why = "is it running? Start it with: convoy-agent run --config";
+            writeln!(
+                io::stderr(),
+                "no agent answers on the spool {}: {error}; {why} {}",
+                dir.display(),
+                path.display()
+            )
+            .unwrap_or(());
+            ExitCode::from(EXIT_UNAVAILABLE)
+        }
+    }
 }
 
 /// Decodes a recording to standard output.

@@ -3,21 +3,24 @@
 //! An example with all keys is in `examples/agent.toml`. Relative paths count from the directory of the file.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use convoy_agent_core::vin::Vin;
-use convoy_protocol::campaign::{BATCH_SAMPLES_MAX, Campaign, SignalSelector, WINDOW_MS_MAX};
-use convoy_protocol::id::{Lane, VehicleId};
+use convoy_protocol::campaign::Campaign;
+use convoy_protocol::id::VehicleId;
 use toml::de::{DeTable, DeValue};
 
 use crate::candump::LogInput;
 use crate::causes::with_causes;
+use crate::desired::CampaignKey;
 use crate::replay::{ReplayOptions, Speed, TimeBase};
-use crate::spool::{SEGMENT_BYTES_MIN, SEGMENTS_MIN, SpoolConfig};
+use crate::spool::SpoolConfig;
 use crate::uplink::tls::{self, TlsFiles};
-use crate::uplink::{BrokerConfig, RESEND_AFTER};
+use crate::uplink::{BACKFILL_BYTES_PER_S, BrokerConfig, RESEND_AFTER};
 
+mod campaigns;
+mod spool;
 mod toml_reader;
 
 pub use toml_reader::ConfigFault;
@@ -47,8 +50,17 @@ pub struct AgentConfig {
     pub spool: SpoolConfig,
     /// What the frames mean; where the files contradict each other, the first one wins.
     pub dbcs: Vec<DbcFile>,
-    /// What to collect, each without faults.
+    /// What to collect besides what the cloud wants, each without faults.
     pub campaigns: Vec<Campaign>,
+    /// Campaigns of the cloud are taken only if this key has signed them; `None`: from whoever the broker lets
+    /// publish to the vehicle.
+    pub campaign_key: Option<CampaignKey>,
+    /// Does it collect what the cloud wants? If not, only its own campaigns.
+    pub takes_cloud_campaigns: bool,
+    /// Where metrics are served, a loopback address; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
+    /// Does the system's wall clock say what time it is? False for simulated time.
+    pub follows_wall_clock: bool,
 }
 
 /// A DBC file.
@@ -99,16 +111,30 @@ pub fn parse(text: &str, dir: &Path, overrides: Overrides) -> Result<Loaded, Vec
     let mut root = Section::root(table.into_inner());
     let vehicle = vehicle(root.required_section("vehicle", &mut faults), &mut faults);
     let broker = broker(root.required_section("broker", &mut faults), dir, &mut faults);
-    let spool = spool(root.required_section("spool", &mut faults), dir, &mut faults);
+    let spool = spool::spool(root.required_section("spool", &mut faults), dir, &mut faults);
     let replay = replay(root.required_section("source", &mut faults), dir, overrides, &mut faults);
     let dbcs = dbcs(&mut root, dir, &mut faults);
-    let campaigns = campaigns(&mut root, &mut faults);
+    let campaigns = campaigns::campaigns(&mut root, &mut faults);
+    let (campaign_key, takes_cloud_campaigns) = cloud(&mut root, &mut faults);
+    let metrics = monitoring(&mut root, &mut faults);
     root.finish(&mut faults);
     let faults = faults.into_sorted();
     match (vehicle, broker, spool, replay) {
         (Some((vehicle_id, vin)), Some(broker), Some(spool), Some(mut replay)) if faults.is_empty() => {
             replay.buses = dbcs.iter().filter_map(|dbc| dbc.bus.clone()).collect();
-            Ok(Loaded { agent: AgentConfig { vehicle_id, vin, broker, spool, dbcs, campaigns }, replay })
+            let agent = AgentConfig {
+                vehicle_id,
+                vin,
+                broker,
+                spool,
+                dbcs,
+                campaigns,
+                campaign_key,
+                takes_cloud_campaigns,
+                metrics,
+                follows_wall_clock: true,
+            };
+            Ok(Loaded { agent, replay })
         }
         _ => Err(faults),
     }
@@ -131,6 +157,8 @@ fn broker(mut section: Section<'_>, dir: &Path, faults: &mut Faults<'_>) -> Opti
     let ca = section.string("ca_file", faults);
     let certificate = section.string("cert_file", faults);
     let key = section.string("key_file", faults);
+    let backfill_bytes_per_s =
+        section.integer("backfill_bytes_per_s", 1_024..=1 << 30, faults).unwrap_or(BACKFILL_BYTES_PER_S);
     section.finish(faults);
     let url = url?;
     let parsed = BrokerUrl::parse(&url.value).map_err(|why| url.refuse(faults, why)).ok()?;
@@ -146,7 +174,13 @@ fn broker(mut section: Section<'_>, dir: &Path, faults: &mut Faults<'_>) -> Opti
                  or set broker.allow_plaintext = true",
             );
         }
-        return Some(BrokerConfig { host, port, tls: None, resend_after: RESEND_AFTER });
+        return Some(BrokerConfig {
+            host,
+            port,
+            tls: None,
+            resend_after: RESEND_AFTER,
+            backfill_bytes_per_s,
+        });
     }
     let at = |file: &Found<String>| dir.join(&file.value);
     let client = match (&certificate, &key) {
@@ -169,7 +203,7 @@ fn broker(mut section: Section<'_>, dir: &Path, faults: &mut Faults<'_>) -> Opti
     if let Err(error) = tls::client_config(&files) {
         ca.refuse(faults, format!("TLS cannot be set up: {}", with_causes(&error)));
     }
-    Some(BrokerConfig { host, port, tls: Some(files), resend_after: RESEND_AFTER })
+    Some(BrokerConfig { host, port, tls: Some(files), resend_after: RESEND_AFTER, backfill_bytes_per_s })
 }
 
 struct BrokerUrl {
@@ -214,20 +248,6 @@ impl BrokerUrl {
 fn is_loopback(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-fn spool(mut section: Section<'_>, dir: &Path, faults: &mut Faults<'_>) -> Option<SpoolConfig> {
-    let spool_dir = section.required("dir", "\"spool\"", faults);
-    let sizes = SEGMENTS_MIN * SEGMENT_BYTES_MIN..=1 << 40;
-    let bytes_max = section.integer("bytes_max", sizes, faults).unwrap_or(SPOOL_BYTES_MAX);
-    let segment_max = (bytes_max / SEGMENTS_MIN).min(convoy_segment_log::SEGMENT_BYTES_MAX);
-    let segment_bytes = section
-        .integer("segment_bytes", SEGMENT_BYTES_MIN..=segment_max, faults)
-        .unwrap_or(SEGMENT_BYTES.min(segment_max));
-    let sync_ms = section.integer("sync_ms", 1..=u64::from(SYNC_MS_MAX), faults);
-    section.finish(faults);
-    let sync_ms = sync_ms.and_then(|ms| u32::try_from(ms).ok()).unwrap_or(SYNC_MS);
-    Some(SpoolConfig { dir: dir.join(spool_dir?.value), bytes_max, segment_bytes, sync_ms })
 }
 
 fn replay(
@@ -292,61 +312,26 @@ fn dbcs(root: &mut Section<'_>, dir: &Path, faults: &mut Faults<'_>) -> Vec<DbcF
     dbcs
 }
 
-fn campaigns(root: &mut Section<'_>, faults: &mut Faults<'_>) -> Vec<Campaign> {
-    let sections = root.sections("campaign", faults);
-    if sections.is_empty() {
-        return vec![everything()];
-    }
-    sections.into_iter().filter_map(|section| campaign(section, faults)).collect()
-}
-
-/// The campaign of a configuration that has none: every sample of every signal.
-pub fn everything() -> Campaign {
-    Campaign {
-        name: "everything".into(),
-        lane: Lane::Bulk,
-        window_ms: 10_000,
-        batch_samples: 1_000,
-        signals: vec![SignalSelector { pattern: "*".into(), period_ms: 0 }],
-    }
-}
-
-fn campaign(mut section: Section<'_>, faults: &mut Faults<'_>) -> Option<Campaign> {
-    let name = section.required("name", "\"battery\"", faults);
-    let lane = section.string("lane", faults).and_then(|lane| lane.parse(faults));
-    let window_ms = section.integer("window_ms", 0..=u64::from(WINDOW_MS_MAX), faults);
-    let batch = section.integer("batch_samples", 1..=u64::from(BATCH_SAMPLES_MAX), faults);
-    let selectors = section.sections("signals", faults);
-    if selectors.is_empty() {
-        section.missing("signals", "[{ pattern = \"*\", period_ms = 0 }]", faults);
-    }
-    let signals: Vec<_> = selectors.into_iter().filter_map(|section| selector(section, faults)).collect();
+/// Where the agent shows how it does, and whose campaigns it takes.
+fn monitoring(root: &mut Section<'_>, faults: &mut Faults<'_>) -> Option<SocketAddr> {
+    let mut section = root.section("metrics", faults)?;
+    let listen = section.required("listen", "\"127.0.0.1:9110\"", faults);
     section.finish(faults);
-    let default = everything();
-    let number =
-        |value: Option<u64>, default| value.and_then(|value| u32::try_from(value).ok()).unwrap_or(default);
-    let name = name?;
-    let campaign = Campaign {
-        lane: lane.unwrap_or(default.lane),
-        window_ms: number(window_ms, default.window_ms),
-        batch_samples: number(batch, default.batch_samples),
-        signals,
-        name: name.value,
-    };
-    // What is out of bounds was reported with its line; the number of signals is left.
-    if !campaign.signals.is_empty() {
-        for fault in campaign.faults() {
-            faults.add(Some(name.span.clone()), fault.to_string());
-        }
+    let listen = listen?;
+    let address: SocketAddr = listen.parse(faults)?;
+    if !address.ip().is_loopback() {
+        listen.refuse(faults, "metrics are served in plain text to whoever asks: use a loopback address");
     }
-    Some(campaign)
+    Some(address)
 }
 
-fn selector(mut section: Section<'_>, faults: &mut Faults<'_>) -> Option<SignalSelector> {
-    let pattern = section.required("pattern", "\"Vehicle.Speed\"", faults);
-    let period_ms = section.integer("period_ms", 0..=u64::from(u32::MAX), faults).unwrap_or(0);
+/// The key that campaigns of the cloud must be signed with, and whether any are taken.
+fn cloud(root: &mut Section<'_>, faults: &mut Faults<'_>) -> (Option<CampaignKey>, bool) {
+    let Some(mut section) = root.section("cloud", faults) else { return (None, true) };
+    let key = section.string("campaign_key", faults).and_then(|key| key.parse(faults));
+    let takes = section.boolean("campaigns", faults).unwrap_or(true);
     section.finish(faults);
-    Some(SignalSelector { pattern: pattern?.value, period_ms: u32::try_from(period_ms).ok()? })
+    (key, takes)
 }
 
 #[cfg(test)]

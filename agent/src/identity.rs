@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use convoy_protocol::id::{BootId, VehicleId};
+use convoy_segment_log::disk::Disk;
 use tracing::warn;
 
 use crate::state_file;
@@ -46,10 +47,10 @@ pub enum IdentityError {
 /// Counts a start in `dir` and returns the new boot id, which no earlier start of this vehicle had.
 ///
 /// The caller holds the lock of the spool: two processes must not count at the same time.
-pub fn next_boot(dir: &Path, vehicle_id: VehicleId) -> Result<BootId, IdentityError> {
+pub fn next_boot(disk: &dyn Disk, dir: &Path, vehicle_id: VehicleId) -> Result<BootId, IdentityError> {
     let path = dir.join(FILE_NAME);
     let failed = |action| move |path, source| IdentityError::Io { action, path, source };
-    let content = state_file::read(&path).map_err(|source| failed("read")(path.clone(), source))?;
+    let content = state_file::read(disk, &path).map_err(|source| failed("read")(path.clone(), source))?;
     let boot_id = match content.as_deref().map(parse) {
         Some(Some((found, _))) if found != vehicle_id => {
             return Err(IdentityError::OtherVehicle { dir: dir.into(), found, configured: vehicle_id });
@@ -65,7 +66,8 @@ pub fn next_boot(dir: &Path, vehicle_id: VehicleId) -> Result<BootId, IdentityEr
         }
     };
     let content = format!("vehicle {vehicle_id}\nboot {boot_id}\n");
-    state_file::write_durably(&path, content.as_bytes()).map_err(|source| failed("write")(path, source))?;
+    state_file::write_durably(disk, &path, content.as_bytes())
+        .map_err(|source| failed("write")(path, source))?;
     Ok(boot_id)
 }
 
@@ -78,6 +80,8 @@ fn parse(content: &str) -> Option<(VehicleId, BootId)> {
 
 #[cfg(test)]
 mod tests {
+    use convoy_segment_log::disk::SystemDisk;
+
     use super::*;
 
     const VEHICLE: VehicleId = VehicleId([7; 16]);
@@ -85,8 +89,8 @@ mod tests {
     #[test]
     fn counter_grows_and_the_spool_id_stays() {
         let dir = tempfile::tempdir().unwrap();
-        let first = next_boot(dir.path(), VEHICLE).unwrap();
-        let second = next_boot(dir.path(), VEHICLE).unwrap();
+        let first = next_boot(&SystemDisk, dir.path(), VEHICLE).unwrap();
+        let second = next_boot(&SystemDisk, dir.path(), VEHICLE).unwrap();
         assert_eq!((first.counter, second.counter), (1, 2));
         assert_eq!(first.spool, second.spool);
     }
@@ -94,11 +98,11 @@ mod tests {
     #[test]
     fn wiped_or_damaged_identity_gets_another_spool_id() {
         let dir = tempfile::tempdir().unwrap();
-        let first = next_boot(dir.path(), VEHICLE).unwrap();
+        let first = next_boot(&SystemDisk, dir.path(), VEHICLE).unwrap();
         std::fs::write(dir.path().join(FILE_NAME), "vehicle").unwrap();
-        let second = next_boot(dir.path(), VEHICLE).unwrap();
+        let second = next_boot(&SystemDisk, dir.path(), VEHICLE).unwrap();
         std::fs::remove_file(dir.path().join(FILE_NAME)).unwrap();
-        let third = next_boot(dir.path(), VEHICLE).unwrap();
+        let third = next_boot(&SystemDisk, dir.path(), VEHICLE).unwrap();
         assert_eq!((second.counter, third.counter), (1, 1));
         assert!(first.spool != second.spool && second.spool != third.spool);
     }
@@ -108,7 +112,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let last = BootId { counter: u32::MAX, spool: 5 };
         std::fs::write(dir.path().join(FILE_NAME), format!("vehicle {VEHICLE}\nboot {last}\n")).unwrap();
-        let next = next_boot(dir.path(), VEHICLE).unwrap();
+        let next = next_boot(&SystemDisk, dir.path(), VEHICLE).unwrap();
         assert_eq!(next.counter, 1);
         assert_ne!(next.spool, 5);
     }
@@ -116,8 +120,8 @@ mod tests {
     #[test]
     fn spool_of_another_vehicle_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        next_boot(dir.path(), VEHICLE).unwrap();
-        let refused = next_boot(dir.path(), VehicleId([8; 16]));
+        next_boot(&SystemDisk, dir.path(), VEHICLE).unwrap();
+        let refused = next_boot(&SystemDisk, dir.path(), VehicleId([8; 16]));
         assert!(matches!(refused, Err(IdentityError::OtherVehicle { found: VEHICLE, .. })));
     }
 }

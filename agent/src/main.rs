@@ -8,14 +8,16 @@ use convoy_agent::cli;
 use convoy_agent::config::Overrides;
 use convoy_agent::decode::{DecodeRequest, parse_bus_dbc};
 use convoy_agent::replay::{Speed, TimeBase};
+use convoy_protocol::id::VehicleId;
 
 const EXAMPLE: &str = "Try it:
   convoy-agent decode --dbc j1939.dbc drive.log.gz | head     what a recording says
   convoy-agent check --config agent.toml                      every fault of a configuration at once
   convoy-agent run --config agent.toml --speed max            send the recording to a broker
+  convoy-agent status --config agent.toml                     how the running agent does, and why
 
 RUST_LOG sets what is logged to stderr: RUST_LOG=convoy_agent=debug names every envelope spooled and stored.
-Exit codes: 0 done, 64 configuration, 65 DBC file, 66 file missing, 73 spool, 74 input or output.";
+Exit codes: 0 done, 64 configuration, 65 DBC file, 66 file missing, 69 no agent answers, 73 spool, 74 input or output.";
 
 /// Convoy's in-vehicle agent: decodes CAN frames, spools them on disk, sends them over MQTT until the cloud has
 /// stored them.
@@ -46,6 +48,24 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// Prints a certificate request for this vehicle; makes its private key where there is none.
+    Csr {
+        /// The vehicle's id, as in agent.toml.
+        #[arg(long)]
+        vehicle: VehicleId,
+        /// The private key's file, broker.key_file in agent.toml; it never leaves the vehicle.
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+    },
+    /// Asks a running agent how it does: campaigns with reasons, spool, acks, sources, counters.
+    Status {
+        /// The configuration, agent.toml.
+        #[arg(long)]
+        config: PathBuf,
+        /// As JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
     /// Decodes a candump log, plain or .gz: one JSON object a sample.
     Decode {
         /// DBC file for every bus; may be given several times.
@@ -68,6 +88,8 @@ async fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run { config, speed, time } => cli::run(&config, Overrides { speed, time }).await,
         Command::Check { config } => cli::check(&config),
+        Command::Csr { vehicle, key } => cli::csr(vehicle, &key),
+        Command::Status { config, json } => cli::status(&config, json).await,
         Command::Decode { dbcs, bus_dbcs, keep_not_available, log } => {
             cli::decode(&DecodeRequest { dbcs, bus_dbcs, log, keep_not_available })
         }

@@ -5,6 +5,7 @@ use std::future;
 use std::str::FromStr;
 use std::time::Duration;
 
+use convoy_agent_core::gateway::FrameTimes;
 use convoy_protocol::frame::CanFrame;
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
@@ -230,6 +231,17 @@ fn open(log: &LogInput) -> Result<Box<dyn std::io::BufRead + Send>, SourceError>
 impl FrameSource for ReplaySource {
     fn bus_names(&self) -> Vec<String> {
         self.reader.buses().names().to_vec()
+    }
+
+    fn frame_times(&self) -> FrameTimes {
+        match self.options.time {
+            TimeBase::Recorded => FrameTimes::Recorded,
+            TimeBase::Now => FrameTimes::Live,
+        }
+    }
+
+    fn describe(&self) -> String {
+        format!("recording {}", self.options.log)
     }
 
     async fn recv(&mut self) -> Result<SourceEvent, SourceError> {

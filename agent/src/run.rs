@@ -13,16 +13,18 @@ use convoy_agent_core::vss::VssMap;
 use convoy_protocol::downlink::{Down, PayloadDigest, SequenceRange};
 use convoy_protocol::envelope::{Envelope, SectionKind};
 use convoy_protocol::frame::BusIndex;
-use convoy_protocol::id::{EnvelopeKey, Lane, ManifestId};
-use convoy_protocol::time::ClockQuality;
-use tokio::sync::watch;
+use convoy_protocol::id::{EnvelopeKey, Lane, ManifestId, VehicleId};
+use convoy_segment_log::disk::{Disk, SystemDisk};
+use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
 
 use crate::causes::with_causes;
 use crate::clock::Clock;
 use crate::config::{AgentConfig, DbcFile};
+use crate::desired::{self, CampaignKey};
 use crate::metrics::{self, Metrics, Summary};
+use crate::monitor::{Monitor, Question};
 use crate::source::{FrameSource, SourceError, SourceEvent};
 use crate::spool::{Spool, SpoolEnvelope, SpoolError};
 use crate::state_file;
@@ -41,6 +43,11 @@ const MANIFEST_FILE: &str = "manifest";
 const MANIFEST_KEYS_MAX: usize = 8;
 /// Pause after a failed read of the spool.
 const READ_RETRY_US: i64 = 1_000_000;
+/// Questions of those who ask how the agent does that wait at most.
+const QUESTIONS_MAX: usize = 4;
+
+mod budgets;
+mod reporting;
 
 /// Why the agent could not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +88,10 @@ pub async fn run<S: FrameSource>(
     mut shutdown: watch::Receiver<bool>,
     metrics: Arc<Metrics>,
 ) -> Result<Summary, RunError> {
-    let mut agent = Agent::start(config, &source.bus_names(), metrics)?;
+    let (questions, mut asked) = mpsc::channel::<Question>(QUESTIONS_MAX);
+    let (dir, metrics_at) = (config.spool.dir.clone(), config.metrics);
+    let mut agent = Agent::start(config, &source, metrics)?;
+    let _monitor = Monitor::start(&dir, metrics_at, questions).await;
     let stopped = loop {
         agent.carry_out();
         if agent.is_finished() {
@@ -104,6 +114,10 @@ pub async fn run<S: FrameSource>(
             }
             event = agent.uplink.event() => agent.handle_uplink_events(event),
             () = timeout => agent.handle_timeout(),
+            Some(question) = asked.recv() => {
+                // Whoever asked may be gone.
+                let _ = question.send(agent.status(&source));
+            }
             () = requested(&mut shutdown) => break Ok(true),
         }
     };
@@ -132,38 +146,54 @@ struct Agent {
     manifest_keys: Vec<EnvelopeKey>,
     quarantined: u64,
     stored: u64,
+    busy: u64,
+    vehicle_id: VehicleId,
+    campaign_key: Option<CampaignKey>,
+    takes_cloud_campaigns: bool,
+    broker: String,
+    spool_bytes_max: u64,
+    budgets_save_at_us: i64,
+    /// What was wrong at the start.
+    problems: Vec<String>,
+    failures_reported: u64,
 }
 
 impl Agent {
-    fn start(config: AgentConfig, buses: &[String], metrics: Arc<Metrics>) -> Result<Self, RunError> {
-        let (decoder, warnings) = dbc::load(&dbc_sources(config.dbcs, buses)?, &VssMap::builtin())?;
+    fn start(
+        mut config: AgentConfig,
+        source: &impl FrameSource,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, RunError> {
+        let sources = dbc_sources(std::mem::take(&mut config.dbcs), &source.bus_names())?;
+        let (decoder, warnings) = dbc::load(&sources, &VssMap::builtin())?;
         for warning in &warnings {
             warn!("{warning}");
         }
         let uplink = Uplink::new(&config.broker, config.vehicle_id)?;
-        let window = Window::new(i64::try_from(config.broker.resend_after.as_micros()).unwrap_or(i64::MAX));
-        let spool = Spool::open(config.spool, config.vehicle_id)?;
-        let clock = Clock::start();
+        let resend_after_us = i64::try_from(config.broker.resend_after.as_micros()).unwrap_or(i64::MAX);
+        let window = Window::new(resend_after_us, config.broker.backfill_bytes_per_s);
+        // Half of the time until a sample is safe is for the journal or the batch, half for the sync.
+        let journal_after_us = i64::from(config.spool.sync_ms) * 500;
+        config.spool.sync_ms = (config.spool.sync_ms / 2).max(1);
+        let spool_bytes_max = config.spool.bytes_max;
+        let (mut spool, problems) = reporting::open_spool(config.spool.clone(), config.vehicle_id)?;
+        let clock = Clock::start(spool.disk(), spool.dir(), config.follows_wall_clock);
         let manifest_id = decoder.manifest_id();
-        let known = state_file::read(&spool.dir().join(MANIFEST_FILE)).ok().flatten();
         let gateway_config = GatewayConfig {
-            vehicle_id: config.vehicle_id,
-            boot_id: spool.boot_id(),
-            campaigns: config.campaigns,
-            vin_expected: config.vin,
-            // An unreadable file means that the manifest is sent once more.
-            manifest_known: known.is_some_and(|known| known.trim() == manifest_id.to_string()),
-            tails: spool.tails(),
-            agent_version: env!("CARGO_PKG_VERSION").into(),
-            clock: ClockQuality::Rtc,
+            clock: clock.reading().quality,
             monotonic_offset_us: clock.monotonic_offset_us(),
+            frame_times: source.frame_times(),
+            journal_after_us: Some(journal_after_us),
+            vin_expected: config.vin,
+            ..known_before(&mut spool, &config, manifest_id)
         };
         info!(
             vehicle.id = %config.vehicle_id, boot_id = %spool.boot_id(), manifest.id = %manifest_id,
             signals = decoder.manifest().signals.len(), spool_bytes = spool.bytes(), "agent started"
         );
+        let now_us = clock.now_us();
         let mut agent = Self {
-            gateway: Gateway::new(gateway_config, Arc::new(decoder), clock.now_us()),
+            gateway: Gateway::new(gateway_config, Arc::new(decoder), now_us),
             clock,
             spool,
             window,
@@ -175,8 +205,19 @@ impl Agent {
             manifest_keys: Vec::new(),
             quarantined: 0,
             stored: 0,
+            busy: 0,
+            vehicle_id: config.vehicle_id,
+            campaign_key: config.campaign_key,
+            takes_cloud_campaigns: config.takes_cloud_campaigns,
+            broker: format!("{}:{}", config.broker.host, config.broker.port),
+            spool_bytes_max,
+            budgets_save_at_us: now_us,
+            problems,
+            failures_reported: 0,
         };
-        agent.report_drops(clock.now_us());
+        agent.resume_budgets();
+        agent.gateway.set_problems(now_us, agent.problems.clone());
+        agent.report_drops(now_us);
         Ok(agent)
     }
 
@@ -193,6 +234,7 @@ impl Agent {
             self.gateway.poll_timeout(),
             self.spool.poll_timeout(),
             self.window.poll_timeout(),
+            self.clock.poll_timeout(),
             self.read_retry_us,
         ];
         deadlines.into_iter().flatten().min()
@@ -232,8 +274,12 @@ impl Agent {
 
     fn handle_timeout(&mut self) {
         let now_us = self.clock.now_us();
+        if let Some(reading) = self.clock.handle_timeout(self.spool.disk()) {
+            self.gateway.handle_clock(now_us, reading.quality, reading.correction_us);
+        }
         self.gateway.handle_timeout(now_us);
         self.window.handle_timeout(now_us);
+        self.save_budgets(now_us, false);
         self.read_retry_us = self.read_retry_us.filter(|at| *at > now_us);
     }
 
@@ -256,7 +302,9 @@ impl Agent {
     fn handle_uplink(&mut self, event: UplinkEvent) {
         match event {
             UplinkEvent::Connected => {
-                self.window.handle_connected();
+                let ends = Lane::ALL.map(|lane| self.spool.durable_end(lane));
+                self.window.handle_connected(ends);
+                self.gateway.handle_connected(self.clock.now_us());
                 self.metrics.connected.store(true, Ordering::Relaxed);
                 metrics::add(&self.metrics.connections, 1);
             }
@@ -276,12 +324,15 @@ impl Agent {
             Down::Quarantined(digest) => self.handle_quarantined(now_us, *digest),
             Down::Busy { retry_after_ms } => {
                 debug!(retry_after_ms, "cloud is busy");
+                self.busy += 1;
                 self.window.handle_busy(now_us, *retry_after_ms);
             }
             Down::WantManifest(manifest_id) => {
                 info!(manifest.id = %manifest_id, "cloud asks for the manifest");
                 self.forget_manifest();
             }
+            Down::Desired(sealed) => self.handle_desired(now_us, sealed),
+            Down::WantSnapshot => {}
         }
         self.gateway.handle_downlink(now_us, down);
     }
@@ -315,14 +366,16 @@ impl Agent {
 
     fn remember_manifest(&self) {
         let path = self.spool.dir().join(MANIFEST_FILE);
-        if let Err(error) = state_file::write_durably(&path, format!("{}\n", self.manifest_id).as_bytes()) {
+        if let Err(error) =
+            state_file::write_durably(self.spool.disk(), &path, format!("{}\n", self.manifest_id).as_bytes())
+        {
             warn!("cannot write {}, the manifest is sent again at the next start: {error}", path.display());
         }
     }
 
     fn forget_manifest(&self) {
         let path = self.spool.dir().join(MANIFEST_FILE);
-        match std::fs::remove_file(&path) {
+        match self.spool.disk().remove(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 warn!("cannot remove {}: {error}", path.display());
             }
@@ -336,6 +389,7 @@ impl Agent {
         self.take_outputs();
         self.spool.handle_timeout(now_us);
         self.report_drops(now_us);
+        self.report_problems(now_us);
         self.publish(now_us);
         let (spool, gateway) = (self.spool.counters(), self.gateway.counters());
         metrics::set(&self.metrics.frames, gateway.frames);
@@ -345,13 +399,20 @@ impl Agent {
     }
 
     fn take_outputs(&mut self) {
-        while let Some(Output::Envelope { key, bytes, samples, .. }) = self.gateway.poll_output() {
+        while let Some(output) = self.gateway.poll_output() {
+            let (key, bytes, samples, closes) = match output {
+                Output::Envelope { key, bytes, samples, closes, .. } => (key, bytes, samples, closes),
+                Output::Chunk { batch, record, samples } => {
+                    self.spool.push_chunk(batch, record, samples);
+                    continue;
+                }
+            };
             // The manifest travels in the fast lane, in few envelopes: only these are looked into.
             if key.lane == Lane::Fast && holds_manifest(&bytes) {
                 self.manifest_keys.truncate(MANIFEST_KEYS_MAX - 1);
                 self.manifest_keys.insert(0, key);
             }
-            self.spool.push(SpoolEnvelope { key, bytes, samples });
+            self.spool.push(SpoolEnvelope { key, bytes, samples, closes });
         }
     }
 
@@ -385,7 +446,7 @@ impl Agent {
                 }
             };
             let (digest, len) = (PayloadDigest::of(&bytes), bytes.len());
-            if !self.uplink.publish(dispatch.lane, bytes) {
+            if !self.uplink.publish(dispatch.lane, dispatch.backfill, bytes) {
                 return;
             }
             self.window.handle_sent(now_us, dispatch, digest, len);
@@ -407,6 +468,7 @@ impl Agent {
             warn!("disk does not take the last envelopes: they are lost with this process");
         }
         self.carry_out();
+        self.save_budgets(now_us, true);
         self.metrics.connected.store(false, Ordering::Relaxed);
         let (spool, gateway) = (self.spool.counters(), self.gateway.counters());
         let summary = Summary {
@@ -424,6 +486,24 @@ impl Agent {
             self.uplink.close().await;
         }
         Ok(summary)
+    }
+}
+
+/// What earlier lives of the agent left in the spool's directory.
+fn known_before(spool: &mut Spool, config: &AgentConfig, manifest_id: ManifestId) -> GatewayConfig {
+    let known = state_file::read(spool.disk(), &spool.dir().join(MANIFEST_FILE)).ok().flatten();
+    let key = config.campaign_key.as_ref();
+    // A spool in memory does not know what the disk that cannot be written still tells.
+    let recall = |disk: &dyn Disk| desired::recall(disk, spool.dir(), key, config.vehicle_id);
+    let desired = recall(spool.disk()).or_else(|| recall(&SystemDisk));
+    GatewayConfig {
+        desired: desired.filter(|_| config.takes_cloud_campaigns),
+        // An unreadable file means that the manifest is sent once more.
+        manifest_known: known.is_some_and(|known| known.trim() == manifest_id.to_string()),
+        tails: spool.tails(),
+        recovered: spool.take_recovered(),
+        agent_version: env!("CARGO_PKG_VERSION").into(),
+        ..GatewayConfig::new(config.vehicle_id, spool.boot_id(), config.campaigns.clone())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use convoy_agent_core::gateway::FrameTimes;
 use convoy_protocol::frame::CanFrame;
 
 use crate::candump::LineCounts;
@@ -47,6 +48,14 @@ pub trait FrameSource: Send {
     ///
     /// Cancel safe: dropping the future before it is ready loses no frame.
     fn recv(&mut self) -> impl Future<Output = Result<SourceEvent, SourceError>> + Send;
+
+    /// Whose clock its frames' times are from.
+    fn frame_times(&self) -> FrameTimes {
+        FrameTimes::Live
+    }
+
+    /// What it is, for people.
+    fn describe(&self) -> String;
 
     /// What the lines of a recording were so far; a bus has none.
     fn line_counts(&self) -> LineCounts {

@@ -15,7 +15,7 @@ use rumqttc::{
     AsyncClient, ConnectionError, Event, EventLoop, Incoming, MqttOptions, Outgoing, Publish, QoS,
     SubscribeReasonCode, TlsConfiguration, Transport,
 };
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tracing::{debug, info, warn};
 
 pub mod tls;
@@ -24,9 +24,13 @@ pub mod window;
 use tls::{TlsError, TlsFiles};
 
 /// Seconds of silence after which the connection is probed.
-pub const KEEP_ALIVE_SECONDS: u64 = 15;
+pub const KEEP_ALIVE_SECONDS: u64 = 10;
+/// A connection on which nothing came for this long is dead, whatever TCP says: two and a half probes.
+pub const SILENCE_MAX: Duration = Duration::from_secs(25);
 /// Time after which an unacknowledged envelope is sent again.
 pub const RESEND_AFTER: Duration = Duration::from_secs(10);
+/// How fast what an outage left behind is sent where the configuration does not say, bytes a second.
+pub const BACKFILL_BYTES_PER_S: u64 = 256 << 10;
 /// First and longest wait before connecting again.
 pub const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// See [`BACKOFF_MIN`].
@@ -49,6 +53,8 @@ pub struct BrokerConfig {
     pub tls: Option<TlsFiles>,
     /// See [`RESEND_AFTER`].
     pub resend_after: Duration,
+    /// How fast what an outage left behind is sent, bytes a second.
+    pub backfill_bytes_per_s: u64,
 }
 
 /// What the connection reports.
@@ -68,13 +74,14 @@ type Poll = Pin<Box<dyn Future<Output = (EventLoop, Result<Event, ConnectionErro
 
 enum State {
     Waiting(Pin<Box<Sleep>>),
-    Polling { client: AsyncClient, poll: Poll },
+    Polling { client: AsyncClient, poll: Poll, silence: Pin<Box<Sleep>> },
 }
 
 /// The connection.
 pub struct Uplink {
     options: MqttOptions,
     up_topics: [String; 2],
+    backfill_topics: [String; 2],
     ack_topic: String,
     down_filter: String,
     state: State,
@@ -101,6 +108,7 @@ impl Uplink {
         Ok(Self {
             options,
             up_topics: Lane::ALL.map(|lane| topic::up(vehicle_id, lane)),
+            backfill_topics: Lane::ALL.map(|lane| topic::up_backfill(vehicle_id, lane)),
             ack_topic: topic::down_ack(vehicle_id),
             down_filter: topic::down_filter(vehicle_id),
             state: State::Waiting(Box::pin(sleep(Duration::ZERO))),
@@ -124,12 +132,27 @@ impl Uplink {
             match &mut self.state {
                 State::Waiting(pause) => {
                     pause.as_mut().await;
-                    let (client, event_loop) = AsyncClient::new(self.options.clone(), REQUESTS_MAX);
-                    self.state = State::Polling { client, poll: poll(event_loop) };
+                    let (client, mut event_loop) = AsyncClient::new(self.options.clone(), REQUESTS_MAX);
+                    // The first packets are small and would wait for each other's acknowledgements.
+                    event_loop.network_options.set_tcp_nodelay(true);
+                    let silence = Box::pin(sleep(SILENCE_MAX));
+                    self.state = State::Polling { client, poll: poll(event_loop), silence };
                 }
-                State::Polling { poll: future, .. } => {
-                    let (event_loop, result) = future.as_mut().await;
+                State::Polling { poll: future, silence, .. } => {
+                    let polled = tokio::select! {
+                        polled = future.as_mut() => Some(polled),
+                        () = silence.as_mut() => None,
+                    };
+                    let Some((event_loop, result)) = polled else {
+                        if let Some(event) = self.handle_failure("nothing was heard of the broker") {
+                            return event;
+                        }
+                        continue;
+                    };
                     *future = poll(event_loop);
+                    if matches!(result, Ok(Event::Incoming(_))) {
+                        silence.as_mut().reset(Instant::now() + SILENCE_MAX);
+                    }
                     let event = match result {
                         Ok(event) => self.handle(event),
                         Err(error) => self.handle_failure(&error.to_string()),
@@ -211,15 +234,16 @@ impl Uplink {
     }
 
     /// Hands an envelope to the connection; false where there is none or it has enough to do.
-    pub fn publish(&self, lane: Lane, bytes: Vec<u8>) -> bool {
+    pub fn publish(&self, lane: Lane, backfill: bool, bytes: Vec<u8>) -> bool {
         let State::Polling { client, .. } = &self.state else { return false };
-        let topic = self.up_topics[lane as usize].as_str();
+        let topics = if backfill { &self.backfill_topics } else { &self.up_topics };
+        let topic = topics[lane as usize].as_str();
         self.is_connected && client.try_publish(topic, QoS::AtLeastOnce, false, bytes).is_ok()
     }
 
     /// Says good-bye to the broker, for half a second at most.
     pub async fn close(mut self) {
-        let State::Polling { client, poll: future } = &mut self.state else { return };
+        let State::Polling { client, poll: future, .. } = &mut self.state else { return };
         if !self.is_connected || client.try_disconnect().is_err() {
             return;
         }

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use convoy_agent::candump::LogInput;
-use convoy_agent::config::{AgentConfig, DbcFile, everything};
+use convoy_agent::config::{AgentConfig, DbcFile};
 use convoy_agent::metrics::{Metrics, Summary};
 use convoy_agent::replay::{ReplayOptions, ReplaySource, Speed, TimeBase};
 use convoy_agent::run::{RunError, run};
-use convoy_agent::spool::SpoolConfig;
+use convoy_agent::spool::{DropPolicy, SpoolConfig};
 use convoy_agent::uplink::BrokerConfig;
-use convoy_protocol::columns::Columns;
+use convoy_protocol::campaign::Campaign;
+use convoy_protocol::compact;
 use convoy_protocol::downlink::{Down, PayloadDigest, SequenceRange};
 use convoy_protocol::envelope::{Envelope, SectionKind};
 use convoy_protocol::id::{EnvelopeKey, Lane, VehicleId};
@@ -55,9 +56,9 @@ struct Received {
 
 impl Received {
     fn samples(&self) -> usize {
-        self.sections(SectionKind::Samples)
+        self.sections(SectionKind::CompactSamples)
             .into_iter()
-            .map(|(base_us, body)| Columns::decode(&body, base_us).unwrap().samples())
+            .map(|(base_us, body)| compact::decode(&body, base_us).unwrap().samples())
             .sum()
     }
 
@@ -103,6 +104,11 @@ impl Cloud {
             }
         });
         Self { port, received }
+    }
+
+    /// Snapshots that were stored: as many as connections that stood after something was seen.
+    fn snapshots(&self) -> u64 {
+        self.received().sections(SectionKind::CompactSnapshot).len() as u64
     }
 
     fn received(&self) -> std::sync::MutexGuard<'_, Received> {
@@ -160,7 +166,8 @@ fn answer(
 ) -> bool {
     let envelope = Envelope::parse(&publish.payload).unwrap();
     let key = envelope.header.key();
-    assert_eq!(topic::parse_up(&publish.topic), Some((VEHICLE, key.lane)));
+    let up = topic::parse_up(&publish.topic).unwrap();
+    assert_eq!((up.vehicle_id, up.lane), (VEHICLE, key.lane));
     Packet::PubAck(PubAck::new(publish.pkid)).write(output, PACKET_BYTES_MAX).unwrap();
     let mut received = received.lock().unwrap();
     received.publishes += 1;
@@ -199,10 +206,22 @@ fn config(dir: &Path, port: u16) -> AgentConfig {
             port,
             tls: None,
             resend_after: Duration::from_millis(50),
+            backfill_bytes_per_s: 1 << 30,
         },
-        spool: SpoolConfig { dir: dir.into(), bytes_max: 64 << 20, segment_bytes: 1 << 20, sync_ms: 5 },
+        spool: SpoolConfig {
+            dir: dir.into(),
+            bytes_max: 64 << 20,
+            segment_bytes: 1 << 20,
+            sync_ms: 5,
+            drop: DropPolicy::Priority,
+            key: None,
+        },
         dbcs: vec![DbcFile { name: "body.dbc".into(), bytes: DBC.into(), bus: Some("can1".into()) }],
-        campaigns: vec![convoy_protocol::campaign::Campaign { batch_samples: 100, ..everything() }],
+        campaigns: vec![Campaign { batch_samples: 100, ..Campaign::everything() }],
+        campaign_key: None,
+        takes_cloud_campaigns: true,
+        metrics: None,
+        follows_wall_clock: true,
     }
 }
 
@@ -234,11 +253,12 @@ async fn every_sample_is_stored_and_the_manifest_is_sent_once_over_two_runs() {
     let cloud = Cloud::start(Box::new(|_, _, _| Reply::Store)).await;
     let (summary, metrics) = run_to_end(dir.path(), cloud.port, 5_000).await;
     assert_eq!((summary.frames, summary.samples, summary.is_drained), (5_000, 10_000, true));
-    // A check-in and 100 batches of 100 samples.
-    assert_eq!((summary.envelopes_spooled, summary.envelopes_stored), (101, 101));
-    assert_eq!(metrics.envelopes_stored.load(Ordering::Relaxed), 101);
+    // A check-in, 100 batches of 100 samples, and a snapshot where something was seen before the connection stood.
+    let expected = 101 + cloud.snapshots();
+    assert_eq!((summary.envelopes_spooled, summary.envelopes_stored), (expected, expected));
+    assert_eq!(metrics.envelopes_stored.load(Ordering::Relaxed), expected);
     let (second, _) = run_to_end(dir.path(), cloud.port, 50).await;
-    assert_eq!(second.envelopes_stored, 2);
+    assert_eq!(second.envelopes_stored, 2 + 101 + cloud.snapshots() - expected);
     let received = cloud.received();
     received.assert_no_holes();
     assert_eq!(received.samples(), 10_100);
@@ -260,7 +280,7 @@ async fn lost_acknowledgements_pauses_and_broken_connections_lose_nothing() {
     }))
     .await;
     let (summary, metrics) = run_to_end(dir.path(), cloud.port, 5_000).await;
-    assert_eq!((summary.envelopes_stored, summary.is_drained), (101, true));
+    assert_eq!((summary.envelopes_stored, summary.is_drained), (101 + cloud.snapshots(), true));
     assert!(metrics.resent.load(Ordering::Relaxed) >= 34);
     assert!(metrics.connections.load(Ordering::Relaxed) >= 2);
     let received = cloud.received();
@@ -283,7 +303,7 @@ async fn quarantine_ends_the_sending_and_a_wanted_manifest_is_sent_again() {
     .await;
     let (summary, _) = run_to_end(dir.path(), cloud.port, 500).await;
     // Check-in, 10 batches of which one is quarantined, and the manifest again.
-    assert_eq!((summary.envelopes_stored, summary.envelopes_quarantined), (11, 1));
+    assert_eq!((summary.envelopes_stored, summary.envelopes_quarantined), (11 + cloud.snapshots(), 1));
     let received = cloud.received();
     assert_eq!(received.sections(SectionKind::Manifest).len(), 2);
     let quarantined = received.seen.iter().find(|(key, _)| key.lane == Lane::Bulk && key.sequence == 3);
@@ -331,7 +351,8 @@ async fn stopped_without_a_broker_everything_waits_in_the_spool_for_the_next_run
     assert_eq!((first.envelopes_spooled, first.envelopes_stored, first.is_drained), (21, 0, false));
     let cloud = Cloud::start(Box::new(|_, _, _| Reply::Store)).await;
     let (second, _) = run_to_end(dir.path(), cloud.port, 50).await;
-    assert_eq!((second.envelopes_spooled, second.envelopes_stored), (2, 23));
+    let new = 2 + cloud.snapshots();
+    assert_eq!((second.envelopes_spooled, second.envelopes_stored), (new, 21 + new));
     let received = cloud.received();
     received.assert_no_holes();
     assert_eq!(received.samples(), 2_100);

@@ -1,11 +1,19 @@
 //! An open batch: samples grouped by the set of signals they came in, so that each set has one time column.
 
 use convoy_protocol::columns::{Column, Columns, Group, Values};
+use convoy_protocol::envelope::ENVELOPE_BYTES_MAX;
 use convoy_protocol::manifest::SignalIndex;
+use convoy_protocol::report::TriggerRecord;
 
 use crate::decoder::RawValue;
 
 const NONE: u32 = u32::MAX;
+/// A batch whose encoding might be larger than this is closed: it fits an envelope whatever is in it.
+const ENCODED_BYTES_MAX: usize = ENVELOPE_BYTES_MAX - (16 << 10);
+/// What a row adds to the encoding at most, besides its values: its time.
+const ROW_BYTES_MAX: usize = 10;
+/// What a new set of signals adds at most, a signal, besides its values.
+const SIGNAL_BYTES_MAX: usize = 12;
 
 /// A batch ready to be encoded.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +24,10 @@ pub struct ClosedBatch {
     pub base_us: i64,
     /// Latest sample time, microseconds.
     pub last_us: i64,
+    /// What it was collected around.
+    pub trigger: Option<TriggerRecord>,
+    /// Its number, where a part of it was journalled.
+    pub number: Option<u64>,
 }
 
 /// Rows that came with the same signals and kinds of values.
@@ -24,6 +36,8 @@ struct Open {
     signals: Vec<SignalIndex>,
     times_us: Vec<i64>,
     values: Vec<Values>,
+    /// Rows that are in the journal.
+    journalled: usize,
     /// The next set that begins with the same signal.
     next: u32,
 }
@@ -64,6 +78,11 @@ pub struct Batch {
     first_us: i64,
     oldest_us: i64,
     last_us: i64,
+    trigger: Option<TriggerRecord>,
+    bytes_bound: usize,
+    number: Option<u64>,
+    journalled: u32,
+    chunks: u32,
 }
 
 impl Batch {
@@ -76,7 +95,57 @@ impl Batch {
             first_us: 0,
             oldest_us: 0,
             last_us: 0,
+            trigger: None,
+            bytes_bound: 0,
+            number: None,
+            journalled: 0,
+            chunks: 0,
         }
+    }
+
+    /// Says what the batch is collected around, where nothing was said before.
+    pub fn set_trigger(&mut self, trigger: TriggerRecord) {
+        self.trigger.get_or_insert(trigger);
+    }
+
+    /// Is its encoding so large that it must be closed?
+    pub fn is_large(&self) -> bool {
+        self.bytes_bound >= ENCODED_BYTES_MAX
+    }
+
+    /// Samples that are not in the journal yet.
+    pub fn unjournalled(&self) -> u32 {
+        self.samples - self.journalled
+    }
+
+    /// What it is collected around.
+    pub fn trigger(&self) -> Option<TriggerRecord> {
+        self.trigger
+    }
+
+    /// Its number in the journal; `number` becomes it where it has none.
+    pub fn number_or(&mut self, number: impl FnOnce() -> u64) -> u64 {
+        *self.number.get_or_insert_with(number)
+    }
+
+    /// Chunks taken so far.
+    pub fn chunks(&self) -> u32 {
+        self.chunks
+    }
+
+    /// The samples since the last call, which count as journalled from now on.
+    pub fn take_unjournalled(&mut self) -> Columns {
+        self.journalled = self.samples;
+        self.chunks += 1;
+        let rows_since = |open: &mut Open| {
+            let from = std::mem::replace(&mut open.journalled, open.times_us.len());
+            let columns = open.signals.iter().zip(&open.values);
+            let columns =
+                columns.map(|(signal, values)| Column { signal: *signal, values: tail(values, from) });
+            Group { times_us: open.times_us[from..].to_vec(), columns: columns.collect() }
+        };
+        let groups = self.open.iter_mut().filter(|open| open.journalled < open.times_us.len());
+        Columns { groups: groups.map(rows_since).collect() }
     }
 
     /// Samples in it.
@@ -103,6 +172,7 @@ impl Batch {
         self.oldest_us = self.oldest_us.min(time_us);
         self.last_us = self.last_us.max(time_us);
         self.samples += signals.len() as u32;
+        self.bytes_bound += ROW_BYTES_MAX + values.iter().map(|value| bytes_bound(*value)).sum::<usize>();
         let head = self.heads[first.0 as usize];
         let mut at = head;
         while let Some(open) = self.open.get_mut(at as usize) {
@@ -112,21 +182,25 @@ impl Batch {
             }
             at = open.next;
         }
+        self.bytes_bound += SIGNAL_BYTES_MAX * signals.len();
         self.heads[first.0 as usize] = self.open.len() as u32;
         self.open.push(Open {
             signals: signals.to_vec(),
             times_us: vec![time_us],
             values: values.iter().map(|value| column_of(*value)).collect(),
+            journalled: 0,
             next: head,
         });
     }
 
     /// Hands out what it holds and is empty again; `None` when it was.
     pub fn close(&mut self) -> Option<ClosedBatch> {
+        let trigger = self.trigger.take();
         if self.samples == 0 {
             return None;
         }
-        self.samples = 0;
+        (self.samples, self.journalled, self.chunks, self.bytes_bound) = (0, 0, 0, 0);
+        let number = self.number.take();
         let mut groups = Vec::with_capacity(self.open.len());
         for open in self.open.drain(..) {
             self.heads[open.signals[0].0 as usize] = NONE;
@@ -135,11 +209,30 @@ impl Batch {
             groups.push(Group { times_us: open.times_us, columns });
         }
         let base_us = self.first_us.div_euclid(1_000).saturating_mul(1_000);
-        Some(ClosedBatch { columns: Columns { groups }, base_us, last_us: self.last_us })
+        Some(ClosedBatch { columns: Columns { groups }, base_us, last_us: self.last_us, trigger, number })
     }
 }
 
-fn column_of(value: RawValue) -> Values {
+/// Bytes of a value's encoding at most: that of a difference of two values is one bit longer than they are.
+fn bytes_bound(value: RawValue) -> usize {
+    match value {
+        RawValue::Raw(raw) => (66 - (raw ^ (raw >> 63)).leading_zeros() as usize) / 7 + 1,
+        RawValue::F32(_) => 4,
+        RawValue::F64(_) => 8,
+    }
+}
+
+fn tail(values: &Values, from: usize) -> Values {
+    match values {
+        Values::Raw(values) => Values::Raw(values[from..].to_vec()),
+        Values::F32(values) => Values::F32(values[from..].to_vec()),
+        Values::F64(values) => Values::F64(values[from..].to_vec()),
+        Values::Bool(values) => Values::Bool(values[from..].to_vec()),
+        Values::Text(values) => Values::Text(values[from..].to_vec()),
+    }
+}
+
+pub(crate) fn column_of(value: RawValue) -> Values {
     match value {
         RawValue::Raw(value) => Values::Raw(vec![value]),
         RawValue::F32(value) => Values::F32(vec![value]),

@@ -94,16 +94,22 @@ impl Row {
     }
 
     /// Appends the signals of `part` that `keep` wants, as a part of their own.
-    pub(crate) fn append(&mut self, part: RowPart<'_>, mut keep: impl FnMut(SignalIndex) -> bool) {
+    pub(crate) fn append(&mut self, part: RowPart<'_>, mut keep: impl FnMut(SignalIndex, RawValue) -> bool) {
         if !self.signals.is_empty() {
             self.parts.push(self.signals.len());
         }
         for (signal, value) in part.0.iter().zip(part.1) {
-            if keep(*signal) {
+            if keep(*signal, *value) {
                 self.signals.push(*signal);
                 self.values.push(*value);
             }
         }
+    }
+
+    /// Appends one signal to the last part.
+    pub(crate) fn push(&mut self, signal: SignalIndex, value: RawValue) {
+        self.signals.push(signal);
+        self.values.push(value);
     }
 
     /// Values that were dropped because J1939 marks them as not available or as an error.

@@ -44,6 +44,18 @@ impl FaultTracker {
         self.refused
     }
 
+    /// All active codes, as if they had opened now.
+    pub fn active(&self, timestamp_us: i64) -> Vec<DtcRecord> {
+        let record = |dtc: &Dtc| DtcRecord {
+            timestamp_us,
+            dtc: *dtc,
+            change: DtcChange::Opened,
+            occurrence_count: None,
+            mil_on: None,
+        };
+        self.active.values().flatten().map(record).collect()
+    }
+
     /// Takes the complete list of a controller's codes; appends what changed to `records`.
     pub fn update(
         &mut self,

@@ -11,14 +11,20 @@
 #![warn(missing_docs)]
 
 pub mod batch;
+pub mod budget;
+pub mod campaigns;
 pub mod collect;
+pub mod condition;
 pub mod dbc;
 pub mod decoder;
 pub mod faults;
 pub mod gateway;
 pub mod isotp;
 pub mod j1939;
+pub mod journal;
+pub mod latest;
 mod multiplex;
 pub mod obd;
+pub mod trigger;
 pub mod vin;
 pub mod vss;

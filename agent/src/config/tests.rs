@@ -1,3 +1,5 @@
+use convoy_protocol::campaign::Collection;
+
 use super::*;
 
 const GOOD: &str = r#"
@@ -38,7 +40,7 @@ fn defaults_are_filled_in_and_paths_count_from_the_file() {
     assert_eq!((agent.broker.host.as_str(), agent.broker.port), ("127.0.0.1", 1883));
     assert_eq!(agent.spool.dir, dir.path().join("spool"));
     assert_eq!((agent.spool.bytes_max, agent.spool.segment_bytes), (256 << 20, 4 << 20));
-    assert_eq!((agent.spool.sync_ms, agent.campaigns), (1_000, vec![everything()]));
+    assert_eq!((agent.spool.sync_ms, agent.campaigns), (1_000, vec![]));
     assert_eq!((replay.speed, replay.time, replay.repeat), (Speed::Max, TimeBase::Now, false));
     assert_eq!(replay.buses, ["can1"]);
 }
@@ -72,7 +74,7 @@ signals = [{ pattern = 5 }, { period_ms = -1, pattern = "a", extra = true }]
     assert_eq!(
         faults(text),
         [
-            "line 1: colour is not a key that the agent knows: use one of vehicle, broker, spool, source, dbc, campaign",
+            "line 1: colour is not a key that the agent knows: use one of vehicle, broker, spool, source, dbc, campaign, cloud, metrics",
             "line 3: vehicle.id = \"0011\": expected 32 hex digits, got 4 characters",
             "line 4: vehicle.vin: a VIN has 17 characters, got 5",
             "line 5: vehicle.nick is not a key that the agent knows: use one of id, vin",
@@ -92,7 +94,7 @@ signals = [{ pattern = 5 }, { period_ms = -1, pattern = "a", extra = true }]
             "line 22: campaign[1].window_ms = 99999999: it must be from 0 to 3600000",
             "line 23: campaign[1].signals[1].pattern: expected a text in quotes, found integer",
             "line 23: campaign[1].signals[2].period_ms = -1: it must be from 0 to 4294967295",
-            "line 23: campaign[1].signals[2].extra is not a key that the agent knows: use one of pattern, period_ms",
+            "line 23: campaign[1].signals[2].extra is not a key that the agent knows: use one of pattern, period_ms, deadband, on_change, exclude",
         ]
     );
 }
@@ -171,13 +173,61 @@ fn the_example_is_good_once_its_files_are_there_and_says_what_the_defaults_are()
     let uncommented: String = example
         .lines()
         .map(|line| match line.strip_prefix("# ") {
-            Some(key) if key.contains(" = ") && !key.contains(['.', '`']) => format!("{key}\n"),
+            // A section of its own, or a file that is not there.
+            Some(key) if key.contains(" = ") && !key.contains(['.', '`']) && !key.contains("digits") => {
+                format!("{key}\n")
+            }
             _ => format!("{line}\n"),
         })
         .collect();
     let explicit = parse(&uncommented, dir.path(), Overrides::default());
-    assert_eq!(loaded.agent.campaigns, vec![everything()]);
+    let [braking, everything] = loaded.agent.campaigns.as_slice() else {
+        panic!("{:?}", loaded.agent.campaigns)
+    };
+    assert_eq!(*everything, Campaign::everything());
+    assert!(matches!(braking.collection, Collection::ConditionBased(_)) && braking.faults().is_empty());
     let explicit = explicit.unwrap_or_else(|faults| panic!("{faults:?}\n{uncommented}"));
-    assert_eq!(explicit.agent.spool, loaded.agent.spool);
+    assert_eq!(format!("{:?}", explicit.agent.spool), format!("{:?}", loaded.agent.spool));
     assert_eq!((explicit.replay.time, explicit.replay.repeat), (loaded.replay.time, loaded.replay.repeat));
+}
+
+#[test]
+fn campaigns_with_conditions_and_the_keys_of_cloud_and_metrics_are_read_or_refused_by_line() {
+    let more = format!(
+        "{GOOD}[cloud]\ncampaign_key = \"{}\"\n[metrics]\nlisten = \"127.0.0.1:9110\"\n",
+        "0a".repeat(32)
+    );
+    let dir = directory();
+    let agent = parse(&more, dir.path(), Overrides::default()).unwrap().agent;
+    assert_eq!(agent.campaign_key.unwrap().0, [10; 32]);
+    assert_eq!(agent.metrics.unwrap().port(), 9110);
+    let bad = r#"[cloud]
+campaign_key = "beef"
+[metrics]
+listen = "0.0.0.0:9110"
+[[campaign]]
+name = "a"
+condition = "Vehicle.Speed >"
+signals = [{ pattern = "*", deadband = "much" }]
+[[campaign]]
+name = "b"
+trigger_mode = "rising_edge"
+signals = [{ pattern = "*" }]
+[[campaign]]
+name = "c"
+condition = "A > 1"
+trigger_mode = "sometimes"
+trouble_codes = true
+"#;
+    assert_eq!(
+        faults(&format!("{GOOD}{bad}")),
+        [
+            "line 15: cloud.campaign_key = \"beef\": expected 64 hex digits, as `convoy serve` prints them at its start",
+            "line 17: metrics.listen = \"0.0.0.0:9110\": metrics are served in plain text to whoever asks: use a loopback address",
+            "line 19: campaign a: condition, at character 16: expected a number, a signal or a function",
+            "line 21: campaign[1].signals[1].deadband: expected a number, found string",
+            "line 24: campaign[2].trigger_mode = \"rising_edge\": it needs condition = \"Vehicle.Speed > 90\" beside it",
+            "line 29: campaign[3].trigger_mode = \"sometimes\": expected rising_edge, any_edge or while_true",
+        ]
+    );
 }

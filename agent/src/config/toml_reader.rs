@@ -167,6 +167,21 @@ impl<'i> Section<'i> {
         value
     }
 
+    /// A number, whole or not.
+    pub(super) fn number(&mut self, key: &'static str, faults: &mut Faults<'_>) -> Option<f64> {
+        let found = self.take(key)?;
+        let text = match &found.value {
+            DeValue::Float(number) => Some(number.as_str()),
+            DeValue::Integer(number) => Some(number.as_str()),
+            _ => None,
+        };
+        let number = text.and_then(|text| text.parse().ok());
+        if number.is_none() {
+            Self::wrong_kind(&found, "a number", faults);
+        }
+        number
+    }
+
     pub(super) fn section(&mut self, key: &'static str, faults: &mut Faults<'_>) -> Option<Section<'i>> {
         let found = self.take(key)?;
         if !found.value.is_table() {

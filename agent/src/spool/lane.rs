@@ -1,13 +1,17 @@
 //! One lane of the spool: a segment log, what waits to be written to it, and what of it is done with.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use convoy_agent_core::journal::{BatchId, envelope_of, envelope_record};
 
 use convoy_protocol::checkin::{DropReason, DropReport};
 use convoy_protocol::downlink::SequenceRange;
 use convoy_protocol::envelope;
 use convoy_protocol::id::{BootId, EnvelopeKey, Lane};
+use convoy_segment_log::disk::Disk;
 use convoy_segment_log::{
     AppendError, OpenError, Options, Position, ReadError, Reader, SegmentLog, WriteError,
 };
@@ -16,6 +20,7 @@ use tracing::debug;
 use super::SpoolEnvelope;
 use super::ranges::RangeSet;
 use super::runs::{KeyedRange, Runs};
+use super::seal::{self, SpoolKey};
 
 /// Records and bytes taken at once when a log is scanned.
 const SCAN_RECORDS_MAX: usize = 64;
@@ -36,6 +41,34 @@ pub enum LaneError {
     /// It could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// A record could not be encrypted.
+    #[error("cannot encrypt a record")]
+    Seal(#[source] std::io::Error),
+    /// What is in the log was encrypted with another key.
+    #[error(
+        "it was encrypted with a key that is not the configured one: configure that key, or move the spool away"
+    )]
+    Key,
+}
+
+impl LaneError {
+    /// Is there no room on the disk?
+    pub(crate) fn is_full(&self) -> bool {
+        let source = match self {
+            Self::Append(AppendError::Write(WriteError::Io { source, .. })) => source,
+            Self::Write(WriteError::Io { source, .. }) | Self::Open(OpenError::Io { source, .. }) => source,
+            _ => return false,
+        };
+        matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+    }
+}
+
+/// Where the lanes lie and how.
+#[derive(Clone)]
+pub(crate) struct Place {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) options: Options,
+    pub(crate) key: Option<SpoolKey>,
 }
 
 /// What a lane had to give up since it was last asked.
@@ -68,7 +101,9 @@ struct Waiting {
 pub(crate) struct LaneSpool {
     lane: Lane,
     dir: PathBuf,
-    options: Options,
+    place: Place,
+    /// Batches whose envelopes are durable, since it was last asked.
+    closed: BTreeSet<BatchId>,
     /// `None` after a write that failed for good, until it is opened again.
     open: Option<OpenLog>,
     /// First position that exists, and first that is not durable.
@@ -89,16 +124,12 @@ pub(crate) struct LaneSpool {
 
 impl LaneSpool {
     /// Opens the log and indexes what lies at and above `watermark`, below which everything was acknowledged.
-    pub(crate) fn open(
-        lane: Lane,
-        dir: PathBuf,
-        options: Options,
-        watermark: u64,
-    ) -> Result<Self, LaneError> {
+    pub(crate) fn open(lane: Lane, dir: PathBuf, place: Place, watermark: u64) -> Result<Self, LaneError> {
         let mut spool = Self {
             lane,
             dir,
-            options,
+            place,
+            closed: BTreeSet::new(),
             open: None,
             first: 0,
             durable: 0,
@@ -122,7 +153,8 @@ impl LaneSpool {
             return Ok(());
         }
         // Only the last segment is read here: the scan below reads and checks all that matter.
-        let (mut log, recovery) = SegmentLog::open_scanning_last(&self.dir, self.options)?;
+        let (mut log, recovery) =
+            SegmentLog::open_on(Arc::clone(&self.place.disk), &self.dir, self.place.options)?;
         let watermark = self.done.next_absent(0);
         if recovery.end.0 < watermark {
             log.skip_to(Position(watermark))?;
@@ -130,9 +162,31 @@ impl LaneSpool {
         self.first = log.first_position().0;
         self.durable = log.durable_position().0;
         self.done.insert(0..self.first);
+        self.scan_closed(&mut log.reader())?;
         self.scan(&mut log.reader())?;
         self.open = Some(OpenLog { readers: [log.reader(), log.reader()], log });
         self.adopt_recovered();
+        Ok(())
+    }
+
+    /// Which batches the envelopes below the watermark closed: they are acknowledged, and still say so.
+    fn scan_closed(&mut self, reader: &mut Reader) -> Result<(), LaneError> {
+        let mut at = self.first;
+        let end = self.done.next_absent(0).min(self.durable);
+        while at < end {
+            match reader.read(Position(at), SCAN_RECORDS_MAX, SCAN_BYTES_MAX) {
+                Ok(batch) => {
+                    for (_, record) in &batch.records {
+                        if let Ok(record) = seal::open(self.place.key.as_ref(), record) {
+                            self.closed.extend(envelope_of(&record).1);
+                        }
+                    }
+                    at = batch.next.0;
+                }
+                Err(ReadError::Io { resume: Some(resume), .. }) if resume.0 > at => at = resume.0,
+                Err(error) => return Err(error.into()),
+            }
+        }
         Ok(())
     }
 
@@ -150,7 +204,10 @@ impl LaneSpool {
                 Err(error) => return Err(error.into()),
             };
             for (position, record) in &batch.records {
-                let header = envelope::peek_header(record).ok();
+                let opened = seal::open(self.place.key.as_ref(), record).map_err(|_| LaneError::Key)?;
+                let (envelope, closes) = envelope_of(&opened);
+                self.closed.extend(closes);
+                let header = envelope::peek_header(envelope).ok();
                 let origin = header.map(|header| (header.boot_id, header.sequence));
                 self.hole(expected..position.0, origin, &known);
                 self.runs.push(position.0, origin);
@@ -209,7 +266,9 @@ impl LaneSpool {
         let (Some(open), Some(waiting)) = (&mut self.open, self.waiting.get_mut(self.appended)) else {
             return Ok(());
         };
-        match open.log.append(&waiting.envelope.bytes) {
+        let record = envelope_record(waiting.envelope.bytes.clone(), waiting.envelope.closes);
+        let record = seal::seal(self.place.key.as_ref(), record).map_err(LaneError::Seal)?;
+        match open.log.append(&record) {
             Ok(position) => {
                 waiting.position = Some(position.0);
                 self.appended += 1;
@@ -249,6 +308,7 @@ impl LaneSpool {
             self.waiting_bytes -= envelope.bytes.len();
             self.runs.push(position, Some((envelope.key.boot_id, envelope.key.sequence)));
             report_spooled(&envelope);
+            self.closed.extend(envelope.closes);
             envelopes += 1;
             samples += u64::from(envelope.samples);
         }
@@ -291,6 +351,25 @@ impl LaneSpool {
         }
     }
 
+    /// Batches whose envelopes became durable since the last call.
+    pub(crate) fn take_closed(&mut self) -> BTreeSet<BatchId> {
+        std::mem::take(&mut self.closed)
+    }
+
+    /// Time at which the oldest envelope of the log was made, microseconds; `None` where there is none.
+    pub(crate) fn oldest_us(&mut self) -> Option<i64> {
+        let open = self.open.as_mut()?;
+        let batch = open.log.read(open.log.first_position(), 1, usize::MAX).ok()?;
+        let (_, record) = batch.records.first()?;
+        let opened = seal::open(self.place.key.as_ref(), record).ok()?;
+        envelope::peek_header(envelope_of(&opened).0).ok().map(|header| header.base_us)
+    }
+
+    /// Can a segment be removed without losing the envelope that was appended last?
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.as_ref().is_none_or(|open| open.log.first_position() == open.log.end_position())
+    }
+
     pub(crate) fn take_losses(&mut self) -> Losses {
         std::mem::take(&mut self.losses)
     }
@@ -309,7 +388,14 @@ impl LaneSpool {
                     self.lose(gap.first.0..gap.end.0, DropReason::SpoolDamaged);
                 }
                 let found = batch.records.into_iter().find(|record| record.0.0 == position);
-                Ok(found.map_or(Found::Gone, |record| Found::Envelope(record.1)))
+                let Some((_, record)) = found else { return Ok(Found::Gone) };
+                match seal::open(self.place.key.as_ref(), &record) {
+                    Ok(opened) => Ok(Found::Envelope(envelope_of(&opened).0.to_vec())),
+                    Err(_) => {
+                        self.lose(position..position + 1, DropReason::SpoolDamaged);
+                        Ok(Found::Gone)
+                    }
+                }
             }
             Err(ReadError::Io { position: from, resume: Some(resume), .. }) => {
                 self.lose(from.0..resume.0, DropReason::SpoolDamaged);
@@ -354,22 +440,42 @@ impl LaneSpool {
         self.done.next_absent(0)
     }
 
-    /// Deletes segments that are done with.
-    pub(crate) fn truncate(&mut self) -> Result<(), LaneError> {
+    /// Deletes segments that are done with; `settle` is called first where there are any, and again after it if it
+    /// found no room.
+    pub(crate) fn truncate(
+        &mut self,
+        mut settle: impl FnMut() -> Result<bool, LaneError>,
+    ) -> Result<(), LaneError> {
         let watermark = self.watermark();
         let Some(open) = &mut self.open else { return Ok(()) };
         let end = open.log.end_position().0;
         // Emptying the active segment costs three syncs: only when it is half full.
-        let worth_it = open.log.bytes() > self.options.segment_bytes_max / 2;
+        let worth_it = open.log.bytes() > self.place.options.segment_bytes_max / 2;
+        let mut is_settled = true;
         let before = if watermark >= end && !worth_it { end.saturating_sub(1) } else { watermark };
+        if before > self.first && open.log.holds_segment_before(Position(before)) {
+            is_settled = settle()?;
+        }
         if before > self.first && open.log.truncate_before(Position(before))?.segments > 0 {
             self.trim();
+            if !is_settled {
+                settle()?;
+            }
         }
         Ok(())
     }
 
     pub(crate) fn bytes(&self) -> u64 {
         self.open.as_ref().map_or(0, |open| open.log.bytes())
+    }
+
+    /// Envelopes on disk that are not done with.
+    pub(crate) fn unacked(&self) -> u64 {
+        self.done.absent_in(0..self.durable).into_iter().map(|absent| absent.end - absent.start).sum()
+    }
+
+    pub(crate) fn durable_end(&self) -> u64 {
+        self.durable
     }
 
     pub(crate) fn waiting_bytes(&self) -> usize {

@@ -29,6 +29,11 @@ impl RangeSet {
         self.ranges.insert(start, end);
     }
 
+    /// Is the number in the set?
+    pub(crate) fn contains(&self, number: u64) -> bool {
+        self.next_absent(number) != number
+    }
+
     /// The first number at or above `from` that is not in the set.
     pub(crate) fn next_absent(&self, from: u64) -> u64 {
         match self.ranges.range(..=from).next_back() {

@@ -7,6 +7,9 @@ use std::ops::Range;
 use convoy_protocol::downlink::SequenceRange;
 use convoy_protocol::id::{BootId, EnvelopeKey, Lane};
 
+/// Boots whose end is told to the cloud, at most: the newest.
+const TAILS_MAX: usize = 500;
+
 /// Positions in a row that hold consecutive envelopes of one boot, or records whose header cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Run {
@@ -141,7 +144,7 @@ impl Runs {
         found
     }
 
-    /// The last sequence of each boot.
+    /// The last sequence of each boot, of the newest [`TAILS_MAX`].
     pub(crate) fn tails(&self) -> Vec<EnvelopeKey> {
         let mut tails: Vec<EnvelopeKey> = Vec::new();
         for run in &self.runs {
@@ -152,7 +155,7 @@ impl Runs {
                 None => tails.push(EnvelopeKey { boot_id, lane: self.lane, sequence }),
             }
         }
-        tails
+        tails.split_off(tails.len().saturating_sub(TAILS_MAX))
     }
 }
 

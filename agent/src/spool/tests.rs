@@ -12,7 +12,14 @@ const VEHICLE: VehicleId = VehicleId([7; 16]);
 const MIB: u64 = 1 << 20;
 
 fn config(dir: &Path) -> SpoolConfig {
-    SpoolConfig { dir: dir.into(), bytes_max: 16 * MIB, segment_bytes: SEGMENT_BYTES_MIN, sync_ms: 1_000 }
+    SpoolConfig {
+        dir: dir.into(),
+        bytes_max: 16 * MIB,
+        segment_bytes: SEGMENT_BYTES_MIN,
+        sync_ms: 1_000,
+        drop: DropPolicy::Priority,
+        key: None,
+    }
 }
 
 fn open(dir: &Path) -> Spool {
@@ -33,7 +40,7 @@ fn envelope(boot_id: BootId, lane: Lane, sequence: u64, body_bytes: usize) -> Sp
     };
     let mut writer = EnvelopeWriter::new(&header);
     writer.plain(SectionKind::Samples, &vec![sequence as u8; body_bytes]);
-    SpoolEnvelope { key: header.key(), bytes: writer.finish().unwrap(), samples: 3 }
+    SpoolEnvelope { key: header.key(), bytes: writer.finish().unwrap(), samples: 3, closes: None }
 }
 
 fn push(spool: &mut Spool, lane: Lane, sequences: std::ops::Range<u64>, body_bytes: usize) {

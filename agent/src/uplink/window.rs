@@ -1,5 +1,9 @@
 //! What to send next: the decisions of the uplink, without a socket or a clock.
 //!
+//! What lies in the spool when a connection is made is the *backlog*: it is sent oldest first, the fast lane's before
+//! the bulk lane's, no faster than a rate and only when nothing newer waits, so that a long outage does not hold up
+//! what happens now.
+//!
 //! An envelope is *in flight* from its sending until the cloud says that it is stored (or quarantined), or until the
 //! connection is lost, after which everything unacknowledged is sent again. PUBACK plays no part.
 
@@ -9,12 +13,16 @@ use std::ops::Range;
 use convoy_protocol::downlink::PayloadDigest;
 use convoy_protocol::id::Lane;
 
+use crate::spool::RangeSet;
+
 /// Envelopes in flight at most.
 pub const INFLIGHT_MAX: usize = 64;
 /// Places among them that the bulk lane may not take.
 pub const FAST_RESERVE: usize = 8;
 /// Bytes in flight after which nothing more is sent.
 pub const INFLIGHT_BYTES_MAX: usize = 4 << 20;
+/// Envelopes of the backlog in flight at most: what a new envelope may have to wait behind.
+pub const BACKFILL_INFLIGHT_MAX: usize = 16;
 /// Longest pause that the cloud can ask for, microseconds.
 pub const BUSY_US_MAX: i64 = 60_000_000;
 
@@ -27,6 +35,8 @@ pub struct Dispatch {
     pub position: u64,
     /// It was sent before in this life of the agent.
     pub again: bool,
+    /// It was there before the connection.
+    pub backfill: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -39,16 +49,23 @@ struct InFlight {
 #[derive(Debug, Clone, Default)]
 struct LaneWindow {
     in_flight: BTreeMap<u64, InFlight>,
-    /// Where sending goes on.
+    /// Where the sending of what is new goes on.
     cursor: u64,
-    /// Below it everything was sent at least once.
-    sent_until: u64,
+    /// Where the sending of the backlog goes on, and where it ends.
+    backlog: Range<u64>,
+    /// What was sent at least once.
+    sent: RangeSet,
 }
 
 /// The envelopes in flight.
 #[derive(Debug, Clone)]
 pub struct Window {
     resend_after_us: i64,
+    backfill_bytes_per_s: u64,
+    /// Earliest time of the next envelope of the backlog.
+    backfill_at_us: i64,
+    /// The backlog waits for that time.
+    backfill_waits: bool,
     online: bool,
     paused_until_us: Option<i64>,
     lanes: [LaneWindow; 2],
@@ -56,15 +73,28 @@ pub struct Window {
 }
 
 impl Window {
-    /// An empty window, offline. What is not acknowledged `resend_after_us` after its sending is sent again.
-    pub fn new(resend_after_us: i64) -> Self {
-        let lanes = [LaneWindow::default(), LaneWindow::default()];
-        Self { resend_after_us, online: false, paused_until_us: None, lanes, bytes: 0 }
+    /// An empty window, offline. What is not acknowledged `resend_after_us` after its sending is sent again; the
+    /// backlog is sent at `backfill_bytes_per_s`.
+    pub fn new(resend_after_us: i64, backfill_bytes_per_s: u64) -> Self {
+        Self {
+            resend_after_us,
+            backfill_bytes_per_s: backfill_bytes_per_s.max(1),
+            backfill_at_us: i64::MIN,
+            backfill_waits: false,
+            online: false,
+            paused_until_us: None,
+            lanes: [LaneWindow::default(), LaneWindow::default()],
+            bytes: 0,
+        }
     }
 
-    /// The connection stands: everything unacknowledged is sent, oldest first.
-    pub fn handle_connected(&mut self) {
+    /// The connection stands: everything unacknowledged is sent. What lies below `ends` in each lane is the backlog.
+    pub fn handle_connected(&mut self, ends: [u64; 2]) {
         self.restart();
+        for (lane, end) in self.lanes.iter_mut().zip(ends) {
+            lane.cursor = end;
+            lane.backlog = 0..end;
+        }
         self.online = true;
     }
 
@@ -76,10 +106,12 @@ impl Window {
 
     fn restart(&mut self) {
         self.paused_until_us = None;
+        self.backfill_waits = false;
         self.bytes = 0;
         for lane in &mut self.lanes {
             lane.in_flight.clear();
             lane.cursor = 0;
+            lane.backlog = 0..0;
         }
     }
 
@@ -97,22 +129,56 @@ impl Window {
     ///
     /// Call again after [`Window::handle_sent`] until it is `None`.
     pub fn poll_dispatch(
-        &self,
+        &mut self,
         now_us: i64,
         next_unacked: impl Fn(Lane, u64) -> Option<u64>,
     ) -> Option<Dispatch> {
+        self.backfill_waits = false;
         if !self.online || self.paused_until_us.is_some_and(|until| now_us < until) {
             return None;
         }
-        Lane::ALL.into_iter().find_map(|lane| {
-            let window = self.lane(lane);
-            let due = window.in_flight.iter().find(|(_, in_flight)| in_flight.resend_at_us <= now_us);
-            if let Some((&position, _)) = due {
-                return Some(Dispatch { lane, position, again: true });
-            }
-            let position = self.has_room(lane).then(|| next_unacked(lane, window.cursor))??;
-            Some(Dispatch { lane, position, again: position < window.sent_until })
-        })
+        let new = |(lane, position, backfill)| {
+            let again = self.lane(lane).sent.contains(position);
+            Dispatch { lane, position, again, backfill }
+        };
+        Lane::ALL
+            .into_iter()
+            .find_map(|lane| self.due(lane, now_us).or_else(|| self.next(lane, &next_unacked).map(new)))
+            .or_else(|| self.next_backfill(now_us, &next_unacked))
+    }
+
+    /// What is due to be sent again.
+    fn due(&self, lane: Lane, now_us: i64) -> Option<Dispatch> {
+        let window = self.lane(lane);
+        let (&position, _) =
+            window.in_flight.iter().find(|(_, in_flight)| in_flight.resend_at_us <= now_us)?;
+        Some(Dispatch { lane, position, again: true, backfill: position < window.backlog.end })
+    }
+
+    fn next(&self, lane: Lane, next_unacked: impl Fn(Lane, u64) -> Option<u64>) -> Option<(Lane, u64, bool)> {
+        let position = self.has_room(lane).then(|| next_unacked(lane, self.lane(lane).cursor))??;
+        Some((lane, position, false))
+    }
+
+    fn next_backfill(
+        &mut self,
+        now_us: i64,
+        next_unacked: impl Fn(Lane, u64) -> Option<u64>,
+    ) -> Option<Dispatch> {
+        let of_lane = |lane: &LaneWindow| lane.in_flight.range(..lane.backlog.end).count();
+        if self.lanes.iter().map(of_lane).sum::<usize>() >= BACKFILL_INFLIGHT_MAX {
+            return None;
+        }
+        let (lane, position) = Lane::ALL.into_iter().find_map(|lane| {
+            let backlog = &self.lane(lane).backlog;
+            let position = self.has_room(lane).then(|| next_unacked(lane, backlog.start))??;
+            (position < backlog.end).then_some((lane, position))
+        })?;
+        if now_us < self.backfill_at_us {
+            self.backfill_waits = true;
+            return None;
+        }
+        Some(Dispatch { lane, position, again: self.lane(lane).sent.contains(position), backfill: true })
     }
 
     fn has_room(&self, lane: Lane) -> bool {
@@ -127,8 +193,15 @@ impl Window {
         let resend_at_us = now_us.saturating_add(self.resend_after_us);
         let lane = &mut self.lanes[dispatch.lane as usize];
         let before = lane.in_flight.insert(dispatch.position, InFlight { resend_at_us, bytes, digest });
-        lane.cursor = lane.cursor.max(dispatch.position + 1);
-        lane.sent_until = lane.sent_until.max(lane.cursor);
+        if dispatch.backfill {
+            lane.backlog.start = lane.backlog.start.max(dispatch.position + 1);
+            let takes_us =
+                i64::try_from(bytes as u64 * 1_000_000 / self.backfill_bytes_per_s).unwrap_or(i64::MAX);
+            self.backfill_at_us = self.backfill_at_us.max(now_us).saturating_add(takes_us);
+        } else {
+            lane.cursor = lane.cursor.max(dispatch.position + 1);
+        }
+        lane.sent.insert(dispatch.position..dispatch.position + 1);
         self.bytes = self.bytes + bytes - before.map_or(0, |before| before.bytes);
     }
 
@@ -168,6 +241,8 @@ impl Window {
         }
         let resend = self.lanes.iter().flat_map(|lane| lane.in_flight.values());
         let resend = resend.map(|in_flight| in_flight.resend_at_us).min();
+        let backfill = self.backfill_waits.then_some(self.backfill_at_us);
+        let resend = resend.into_iter().chain(backfill).min();
         match (self.paused_until_us, resend) {
             (Some(until), Some(resend)) => Some(until.max(resend)),
             (until, resend) => until.or(resend),
@@ -177,6 +252,11 @@ impl Window {
     /// Ends a pause whose time is over.
     pub fn handle_timeout(&mut self, now_us: i64) {
         self.paused_until_us = self.paused_until_us.filter(|until| now_us < *until);
+    }
+
+    /// Does the position lie in the backlog of the present connection?
+    pub fn is_backfill(&self, lane: Lane, position: u64) -> bool {
+        position < self.lane(lane).backlog.end
     }
 
     fn lane(&self, lane: Lane) -> &LaneWindow {
@@ -193,6 +273,8 @@ mod tests {
     use super::*;
 
     const RESEND_US: i64 = 10_000_000;
+    /// A thousand bytes, one envelope of the model, in a millisecond.
+    const RATE: u64 = 1_000_000;
 
     /// A spool of numbers and the cloud behind it.
     struct Model {
@@ -206,7 +288,7 @@ mod tests {
     impl Model {
         fn new() -> Self {
             Self {
-                window: Window::new(RESEND_US),
+                window: Window::new(RESEND_US, RATE),
                 now_us: 0,
                 spooled: [0; 2],
                 acked: [BTreeSet::new(), BTreeSet::new()],
@@ -239,6 +321,10 @@ mod tests {
             sent
         }
 
+        fn connect(&mut self) {
+            self.window.handle_connected(self.spooled);
+        }
+
         fn ack(&mut self, lane: Lane, position: u64) {
             self.acked[lane as usize].insert(position);
             self.window.handle_done(lane, position..position + 1);
@@ -253,7 +339,7 @@ mod tests {
     #[test]
     fn fast_lane_goes_first_and_bulk_leaves_it_room() {
         let mut model = Model::new();
-        model.window.handle_connected();
+        model.connect();
         model.spooled = [0, 100];
         assert_eq!(model.send().len(), INFLIGHT_MAX - FAST_RESERVE);
         model.spooled = [2, 100];
@@ -265,21 +351,51 @@ mod tests {
     #[test]
     fn nothing_is_sent_offline_and_a_reconnect_sends_the_unacknowledged_oldest_first() {
         let mut model = Model::new();
-        model.spooled = [0, 4];
+        model.spooled = [4, 0];
         assert!(model.send().is_empty());
-        model.window.handle_connected();
+        model.window.handle_connected([0; 2]);
         assert_eq!(model.send().len(), 4);
-        model.ack(Lane::Bulk, 1);
+        model.ack(Lane::Fast, 1);
         model.window.handle_disconnected();
         assert!(model.send().is_empty());
-        model.window.handle_connected();
-        assert_eq!(model.send(), [(Lane::Bulk, 0), (Lane::Bulk, 2), (Lane::Bulk, 3)]);
+        model.window.handle_connected([0; 2]);
+        assert_eq!(model.send(), [(Lane::Fast, 0), (Lane::Fast, 2), (Lane::Fast, 3)]);
+    }
+
+    #[test]
+    fn backlog_goes_at_its_rate_and_behind_everything_that_is_new() {
+        let mut model = Model::new();
+        model.spooled = [0, 40];
+        model.connect();
+        assert_eq!(model.send(), [(Lane::Bulk, 0)], "a thousand bytes in a millisecond");
+        assert_eq!(model.window.poll_timeout(), Some(1_000));
+        model.now_us = 1_000;
+        model.spooled = [1, 42];
+        let all = [(Lane::Fast, 0), (Lane::Bulk, 40), (Lane::Bulk, 41), (Lane::Bulk, 1)];
+        assert_eq!(model.send(), all);
+        assert!(model.window.is_backfill(Lane::Bulk, 1) && !model.window.is_backfill(Lane::Bulk, 40));
+        let mut sent = 2;
+        while sent < BACKFILL_INFLIGHT_MAX {
+            model.now_us += 1_000;
+            sent += model.send().len();
+        }
+        model.now_us += 1_000;
+        assert!(model.send().is_empty(), "no more in flight than a new envelope may wait behind");
+        assert_eq!(model.window.poll_timeout(), Some(RESEND_US));
+        model.ack(Lane::Bulk, 3);
+        assert_eq!(model.send(), [(Lane::Bulk, 16)]);
+        // A shorter outage: what was new is backlog now.
+        model.window.handle_disconnected();
+        model.connect();
+        model.now_us += 1_000;
+        assert_eq!(model.send(), [(Lane::Fast, 0)], "the fast lane's backlog first");
+        assert!(model.window.is_backfill(Lane::Bulk, 40) && model.window.is_backfill(Lane::Fast, 0));
     }
 
     #[test]
     fn resend_is_due_after_its_time_and_not_before() {
         let mut model = Model::new();
-        model.window.handle_connected();
+        model.connect();
         model.spooled = [1, 1];
         assert_eq!(model.send().len(), 2);
         assert_eq!(model.window.poll_timeout(), Some(RESEND_US));
@@ -292,7 +408,7 @@ mod tests {
     #[test]
     fn busy_pauses_and_then_sends_again_what_was_in_flight() {
         let mut model = Model::new();
-        model.window.handle_connected();
+        model.connect();
         model.spooled = [0, 2];
         assert_eq!(model.send().len(), 2);
         model.window.handle_busy(model.now_us, 500);
@@ -309,8 +425,8 @@ mod tests {
 
     #[test]
     fn bytes_in_flight_are_bounded_by_one_envelope_more_than_the_limit() {
-        let mut window = Window::new(RESEND_US);
-        window.handle_connected();
+        let mut window = Window::new(RESEND_US, RATE);
+        window.handle_connected([0; 2]);
         let mut sent = 0;
         while let Some(dispatch) = window.poll_dispatch(0, |lane, from| (lane == Lane::Bulk).then_some(from))
         {
@@ -363,7 +479,7 @@ mod tests {
                     }
                     Step::Ack(..) => {}
                     Step::Connect => {
-                        model.window.handle_connected();
+                        model.connect();
                         model.busy_until_us = 0;
                     }
                     Step::Disconnect => {
@@ -381,18 +497,22 @@ mod tests {
                 }
             }
             // The cloud loses every first sending from here on: only sending again can end this.
-            model.window.handle_connected();
+            model.connect();
             model.busy_until_us = 0;
             let mut seen = BTreeSet::new();
             while model.unacked() > 0 {
                 let sent = model.send();
-                prop_assert!(!sent.is_empty(), "{} unacknowledged, nothing sent", model.unacked());
+                if sent.is_empty() {
+                    let next = model.window.poll_timeout();
+                    prop_assert!(next.is_some_and(|at| at > model.now_us), "{} unacknowledged, stuck", model.unacked());
+                    model.now_us = next.unwrap();
+                    model.window.handle_timeout(model.now_us);
+                }
                 for (lane, position) in sent {
                     if !seen.insert((lane as usize, position)) {
                         model.ack(lane, position);
                     }
                 }
-                model.now_us += RESEND_US;
             }
         }
     }

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use convoy_agent_core::decoder::{Decoder, RawValue};
-use convoy_agent_core::gateway::{Gateway, GatewayConfig, Output};
+use convoy_agent_core::gateway::{FrameTimes, Gateway, GatewayConfig, Output, REPORT_INTERVAL_US};
 use convoy_agent_core::vin::Vin;
 use convoy_protocol::campaign::{Campaign, SignalSelector};
 use convoy_protocol::checkin::{CheckIn, DropReason, DropReport, VinCheck};
 use convoy_protocol::columns::{Columns, Values};
+use convoy_protocol::compact;
 use convoy_protocol::downlink::Down;
 use convoy_protocol::dtc::{Dtc, DtcChange, DtcRecord};
 use convoy_protocol::envelope::{ENVELOPE_BYTES_MAX, Envelope, Header, SectionKind};
@@ -21,45 +22,48 @@ use crate::recording::{
 };
 use crate::transport::tp_frames;
 
-const NOW_US: i64 = 1_700_000_000_000_000;
+pub(crate) const NOW_US: i64 = 1_700_000_000_000_000;
 
-fn campaign(pattern: &str, period_ms: u32, batch_samples: u32, window_ms: u32) -> Campaign {
-    let signals = vec![SignalSelector { pattern: pattern.into(), period_ms }];
-    Campaign { name: "test".into(), lane: Lane::Bulk, window_ms, batch_samples, signals }
+pub(crate) fn campaign(pattern: &str, period_ms: u32, batch_samples: u32, window_ms: u32) -> Campaign {
+    let signals = vec![SignalSelector { period_ms, ..SignalSelector::every(pattern) }];
+    Campaign { name: "test".into(), window_ms, batch_samples, signals, ..Campaign::everything() }
 }
 
-fn config(campaigns: Vec<Campaign>) -> GatewayConfig {
+pub(crate) fn config(campaigns: Vec<Campaign>) -> GatewayConfig {
     GatewayConfig {
-        vehicle_id: VehicleId([3; 16]),
-        boot_id: BootId { counter: 7, spool: 9 },
-        campaigns,
-        vin_expected: None,
         manifest_known: true,
-        tails: Vec::new(),
         agent_version: "0.1.0".into(),
         clock: ClockQuality::Ntp,
         monotonic_offset_us: 42,
+        frame_times: FrameTimes::Recorded,
+        ..GatewayConfig::new(VehicleId([3; 16]), BootId { counter: 7, spool: 9 }, campaigns)
     }
 }
 
+/// Trouble codes, and no signal.
+fn codes_only() -> Campaign {
+    Campaign { name: "codes".into(), signals: Vec::new(), ..Campaign::everything() }
+}
+
 /// An envelope taken apart.
-struct Read {
-    header: Header,
-    sections: Vec<(SectionKind, Vec<u8>)>,
-    samples: u32,
+pub(crate) struct Read {
+    pub(crate) header: Header,
+    pub(crate) sections: Vec<(SectionKind, Vec<u8>)>,
+    pub(crate) samples: u32,
     last_sample_us: Option<i64>,
 }
 
 impl Read {
-    fn section(&self, kind: SectionKind) -> Option<&[u8]> {
+    pub(crate) fn section(&self, kind: SectionKind) -> Option<&[u8]> {
         self.sections.iter().find(|section| section.0 == kind).map(|section| section.1.as_slice())
     }
 
-    fn columns(&self) -> Option<Columns> {
-        self.section(SectionKind::Samples).map(|body| Columns::decode(body, self.header.base_us).unwrap())
+    pub(crate) fn columns(&self) -> Option<Columns> {
+        self.section(SectionKind::CompactSamples)
+            .map(|body| compact::decode(body, self.header.base_us).unwrap())
     }
 
-    fn dtcs(&self) -> Vec<DtcRecord> {
+    pub(crate) fn dtcs(&self) -> Vec<DtcRecord> {
         self.section(SectionKind::Dtcs).map(|body| postcard::from_bytes(body).unwrap()).unwrap_or_default()
     }
 
@@ -68,10 +72,12 @@ impl Read {
     }
 }
 
-fn drain(gateway: &mut Gateway) -> Vec<Read> {
+pub(crate) fn drain(gateway: &mut Gateway) -> Vec<Read> {
     std::iter::from_fn(|| gateway.poll_output())
         .map(|output| {
-            let Output::Envelope { key, bytes, samples, last_sample_us } = output;
+            let Output::Envelope { key, bytes, samples, last_sample_us, .. } = output else {
+                panic!("nothing is journalled here")
+            };
             assert!(bytes.len() <= ENVELOPE_BYTES_MAX);
             let envelope = Envelope::parse(&bytes).unwrap();
             assert_eq!(envelope.header.key(), key);
@@ -153,7 +159,7 @@ fn truck_log_comes_out_of_the_envelopes_with_the_golden_values() {
 
 #[test]
 fn truck_trouble_codes_open_once_in_the_fast_lane() {
-    let (envelopes, gateway) = run(truck_decoder(), config(Vec::new()), &truck());
+    let (envelopes, gateway) = run(truck_decoder(), config(vec![codes_only()]), &truck());
     assert_eq!(envelopes.len(), 2);
     let records = envelopes[1].dtcs();
     let code = |record: &DtcRecord| match record.dtc {
@@ -236,13 +242,13 @@ fn vin_is_compared_and_leaves_in_no_output() {
 }
 
 /// `BO_ 1 M` with an 8-bit signal `A`, `BO_ 2 N` with a 64-bit signal `B`.
-fn two_messages() -> Decoder {
+pub(crate) fn two_messages() -> Decoder {
     let text = "VERSION \"\"\n\nNS_ :\n\nBS_:\n\nBU_:\n\nBO_ 1 M: 1 X\n SG_ A : 0|8@1+ (1,0) [0|0] \"\" X\n\n\
                 BO_ 2 N: 8 X\n SG_ B : 0|64@1- (1,0) [0|0] \"\" X\n";
     decoder(&[("two.dbc", text.as_bytes(), None)])
 }
 
-fn a(timestamp_us: i64, value: u8) -> CanFrame {
+pub(crate) fn a(timestamp_us: i64, value: u8) -> CanFrame {
     CanFrame::new(timestamp_us, BusIndex(0), CanId::Standard(1), &[value]).unwrap()
 }
 
@@ -272,7 +278,7 @@ fn batch_closes_at_its_number_of_samples() {
     assert_eq!(gateway.open_samples(), 1);
     gateway.flush(NOW_US);
     assert_eq!(values(&mut gateway), [[6]]);
-    assert_eq!(gateway.poll_timeout(), None);
+    assert_eq!(gateway.poll_timeout(), Some(NOW_US + REPORT_INTERVAL_US), "no batch is open");
 }
 
 #[test]
@@ -288,7 +294,7 @@ fn batch_closes_when_a_sample_is_a_window_later_than_its_oldest() {
 #[test]
 fn batch_closes_a_window_of_wall_time_after_its_first_sample() {
     let mut gateway = gateway(campaign("*", 0, 1_000, 10));
-    assert_eq!(gateway.poll_timeout(), None);
+    assert_eq!(gateway.poll_timeout(), Some(NOW_US + REPORT_INTERVAL_US), "no batch is open");
     gateway.handle_frame(NOW_US, &a(1, 1));
     gateway.handle_frame(NOW_US + 3_000, &a(2, 2));
     assert_eq!(gateway.poll_timeout(), Some(NOW_US + 10_000));
@@ -330,10 +336,10 @@ fn period_takes_one_sample_in_its_time_and_starts_anew_after_a_step_back() {
 #[test]
 fn first_selector_that_matches_decides_and_unselected_signals_are_not_taken() {
     let mut both = campaign("Vehicle.Private.N.*", 50, 1_000, 60_000);
-    both.signals.push(SignalSelector { pattern: "N.B".into(), period_ms: 0 });
+    both.signals.push(SignalSelector::every("N.B"));
     let mut gateway = gateway(both);
-    let (campaign, signals) = gateway.campaigns().next().unwrap();
-    assert_eq!((campaign.name.as_str(), signals), ("test", 1));
+    let slot = &gateway.campaigns().slots()[0];
+    assert_eq!((slot.campaign.name.as_str(), slot.collector().unwrap().signals().count()), ("test", 1));
     for time_us in [0, 49_000, 50_000] {
         let b = CanFrame::new(time_us, BusIndex(0), CanId::Standard(2), &[1; 8]).unwrap();
         gateway.handle_frame(NOW_US, &b);
@@ -425,7 +431,7 @@ fn drops_are_reported_in_the_fast_lane() {
 #[test]
 fn stored_codes_of_an_ecu_open_and_close() {
     let decoder = decoder(&[("obd2.dbc", OBD_DBC, None)]);
-    let mut gateway = Gateway::new(config(Vec::new()), Arc::new(decoder), NOW_US);
+    let mut gateway = Gateway::new(config(vec![codes_only()]), Arc::new(decoder), NOW_US);
     drain(&mut gateway);
     let mut changes = |data: &[u8]| -> Vec<(Dtc, DtcChange)> {
         gateway.handle_frame(NOW_US, &CanFrame::new(5, BusIndex(0), CanId::Standard(0x7E8), data).unwrap());
@@ -441,7 +447,7 @@ fn stored_codes_of_an_ecu_open_and_close() {
 
 #[test]
 fn active_codes_of_two_controllers_are_kept_apart_and_close_when_gone() {
-    let mut gateway = Gateway::new(config(Vec::new()), Arc::new(truck_decoder()), NOW_US);
+    let mut gateway = Gateway::new(config(vec![codes_only()]), Arc::new(truck_decoder()), NOW_US);
     drain(&mut gateway);
     let mut changes = |sa: u8, codes: &[u8]| {
         let data = [&[0x40, 0xFF][..], codes].concat();

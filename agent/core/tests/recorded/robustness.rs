@@ -11,7 +11,6 @@ use convoy_agent_core::vss::VssMap;
 use convoy_protocol::campaign::{Campaign, SignalSelector};
 use convoy_protocol::frame::{BusIndex, CanFrame, CanId};
 use convoy_protocol::id::{BootId, Lane, VehicleId};
-use convoy_protocol::time::ClockQuality;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -172,19 +171,10 @@ proptest! {
     fn any_frames_through_the_gateway_never_panic_and_give_whole_envelopes(
         frames in vec(frame(), 0..200), now_us in vec(any::<i64>(), 0..4),
     ) {
-        let signals = vec![SignalSelector { pattern: "*".into(), period_ms: 1 }];
-        let campaign = Campaign { name: "c".into(), lane: Lane::Fast, window_ms: 50, batch_samples: 20, signals };
-        let config = GatewayConfig {
-            vehicle_id: VehicleId([0; 16]),
-            boot_id: BootId { counter: 1, spool: 2 },
-            campaigns: vec![campaign],
-            vin_expected: None,
-            manifest_known: true,
-            tails: Vec::new(),
-            agent_version: String::new(),
-            clock: ClockQuality::None,
-            monotonic_offset_us: 0,
-        };
+        let signals = vec![SignalSelector { period_ms: 1, ..SignalSelector::every("*") }];
+        let campaign =
+            Campaign { lane: Lane::Fast, window_ms: 50, batch_samples: 20, signals, ..Campaign::everything() };
+        let config = GatewayConfig::new(VehicleId([0; 16]), BootId { counter: 1, spool: 2 }, vec![campaign]);
         let mut gateway = Gateway::new(config, Arc::clone(&DECODER), 0);
         for (at, frame) in frames.iter().enumerate() {
             gateway.handle_frame(now_us.get(at / 60).copied().unwrap_or(i64::MAX), frame);
