@@ -12,12 +12,14 @@
 mod admin;
 mod auth;
 mod customers;
+mod enrol;
 mod feed;
 mod fleet;
 mod onboarding;
 mod page;
 mod problem;
 mod system;
+mod vehicles;
 
 use std::sync::Arc;
 
@@ -33,6 +35,7 @@ use crate::ambient::Ambient;
 use crate::counters::Counters;
 use crate::cursor::CursorKey;
 use crate::enrich::ManifestCache;
+use crate::enrol::CertificateAuthority;
 use crate::identity::OperationId;
 use crate::ports::{CustomerQueue, EventStore};
 use crate::reference::ReferenceDatabase;
@@ -71,6 +74,10 @@ pub struct Api {
     pub counters: Arc<Counters>,
     /// Starts the workflow of an operation that is stored.
     pub start_operation: Box<dyn Fn(OperationId) + Send + Sync>,
+    /// Issues and revokes vehicles' certificates; `None` where vehicles connect without.
+    pub certificates: Option<Arc<dyn CertificateAuthority>>,
+    /// The key that campaigns are signed with, as agents are configured with it.
+    pub campaign_key: String,
     /// Says why a webhook URL may not be used, in one sentence.
     pub webhook_url_fault: Box<UrlFault>,
     /// Says what is not working now, in one sentence.
@@ -96,6 +103,7 @@ pub(crate) type Shared = axum::extract::State<Arc<Api>>;
         (name = "fleet", description = "For fleet applications, with a customer's key"),
         (name = "stream", description = "Real-time events of a subscription: feed and queue"),
         (name = "admin", description = "For operators, with an admin key"),
+        (name = "provision", description = "For vehicles that claim their certificate, with an enrolment token"),
         (name = "system", description = "Open to anyone who reaches the port")
     )
 )]
@@ -113,6 +121,13 @@ impl Modify for ApiKeySecurity {
             .components
             .get_or_insert_with(Default::default)
             .add_security_scheme("api_key", SecurityScheme::Http(scheme));
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("An enrolment token: `Authorization: Bearer cve_...`"))
+            .build();
+        if let Some(components) = &mut openapi.components {
+            components.add_security_scheme("enrolment", SecurityScheme::Http(scheme));
+        }
     }
 }
 
@@ -142,6 +157,11 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(admin::get_import))
         .routes(routes!(admin::list_set_aside))
         .routes(routes!(admin::get_set_aside))
+        .routes(routes!(enrol::create_enrolment))
+        .routes(routes!(enrol::claim_certificate))
+        .routes(routes!(enrol::revoke))
+        .routes(routes!(vehicles::campaigns))
+        .routes(routes!(vehicles::ledger))
         .routes(routes!(system::health))
         .routes(routes!(system::ready))
         .routes(routes!(system::metrics))

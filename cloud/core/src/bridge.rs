@@ -34,7 +34,7 @@ pub fn partition_key(snapshot: &Snapshot, vehicle_id: VehicleId) -> PartitionKey
 
 /// The record of a publish; `None` where the topic names no vehicle and lane.
 pub fn record(snapshot: &Snapshot, topic_name: &str, payload: Vec<u8>, now_us: i64) -> Option<Record> {
-    let (vehicle_id, lane) = topic::parse_up(topic_name)?;
+    let topic::Up { vehicle_id, lane, .. } = topic::parse_up(topic_name)?;
     Some(Record {
         partition_key: partition_key(snapshot, vehicle_id),
         vehicle_id,

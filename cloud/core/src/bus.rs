@@ -26,6 +26,8 @@ pub const SOURCE_DELIVERY: &str = "convoy.delivery";
 pub const TYPE_ENVELOPE: &str = "vehicle.envelope.v1";
 /// `detail-type` of a customer's telemetry.
 pub const TYPE_TELEMETRY: &str = "vehicle.telemetry.batch.v1";
+/// `detail-type` of a vehicle's latest values, all at once: what it sends when it connects or its campaigns change.
+pub const TYPE_SNAPSHOT: &str = "vehicle.snapshot.v1";
 /// `detail-type` of a change of trouble codes, as telemetry.
 pub const TYPE_DTC: &str = "vehicle.dtc.changed.v1";
 /// `detail-type` of an alert.

@@ -69,6 +69,14 @@ counters! {
     webhooks_dead,
     /// Raw archive objects written.
     archive_objects,
+    /// Envelopes that came again after their events were deleted, and were left out.
+    envelopes_forgotten,
+    /// Vehicles whose campaigns changed.
+    desired_changes,
+    /// Alerts about vehicles that do not report their campaigns.
+    desired_overdue,
+    /// Reports of vehicles taken.
+    reports,
     /// Ingest batches repeated because a service was not available.
     batches_retried,
 }

@@ -63,8 +63,10 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// What an envelope holds once its sections are decoded.
 #[derive(Debug, Clone, Default)]
 pub struct Content {
-    /// Samples, and the values of a snapshot section.
+    /// Samples.
     pub columns: Columns,
+    /// The latest values, of a snapshot section.
+    pub snapshot: Columns,
     /// Changes of trouble codes.
     pub dtcs: Vec<DtcRecord>,
 }
@@ -76,8 +78,8 @@ pub enum ContentError {
     #[error(transparent)]
     Envelope(#[from] convoy_protocol::envelope::EnvelopeError),
     /// A samples section is damaged.
-    #[error("samples section: {0}")]
-    Columns(#[from] convoy_protocol::columns::ColumnsError),
+    #[error(transparent)]
+    Samples(#[from] convoy_protocol::envelope::SamplesError),
     /// A trouble code section is damaged.
     #[error("trouble code section cannot be read")]
     Dtcs,
@@ -115,14 +117,14 @@ pub fn decode_content(envelope: &Envelope<'_>, manifest: Option<&Manifest>) -> R
     let mut unpacked_bytes = 0;
     for section in envelope.sections() {
         match section.kind {
-            SectionKind::Samples | SectionKind::Snapshot => {
+            kind if kind.is_samples() || kind.is_snapshot() => {
                 if manifest.is_none() {
                     return Err(ContentError::NoManifest);
                 }
-                let body = section.body()?;
-                unpacked_bytes += body.len();
-                let columns = Columns::decode(&body, envelope.header.base_us)?;
-                content.columns.groups.extend(columns.groups);
+                let Some((columns, bytes)) = section.columns(envelope.header.base_us)? else { continue };
+                unpacked_bytes += bytes;
+                let into = if kind.is_snapshot() { &mut content.snapshot } else { &mut content.columns };
+                into.groups.extend(columns.groups);
             }
             SectionKind::Dtcs => {
                 let body = section.body()?;
@@ -132,7 +134,7 @@ pub fn decode_content(envelope: &Envelope<'_>, manifest: Option<&Manifest>) -> R
             }
             _ => {}
         }
-        let is_too_much = content.columns.samples() > CONTENT_SAMPLES_MAX
+        let is_too_much = content.columns.samples() + content.snapshot.samples() > CONTENT_SAMPLES_MAX
             || content.dtcs.len() > CONTENT_DTCS_MAX
             || unpacked_bytes > SECTION_BYTES_MAX;
         if is_too_much {
@@ -140,6 +142,7 @@ pub fn decode_content(envelope: &Envelope<'_>, manifest: Option<&Manifest>) -> R
         }
     }
     check_signals(&content.columns, &envelope.header, manifest)?;
+    check_signals(&content.snapshot, &envelope.header, manifest)?;
     Ok(content)
 }
 
@@ -212,7 +215,11 @@ impl Enricher {
             let context = context(&envelope.header, grant, event, &snapshot);
             if let (Some(manifest), Some(id)) = (&manifest, header.manifest_id) {
                 let mask = self.mask(snapshot.version, grant, id, manifest);
-                let rendered = event::telemetry(&context, manifest, &content.columns, &mask);
+                if !header.campaign_id.is_some_and(|campaign| snapshot.is_alert_campaign(campaign)) {
+                    let rendered = event::telemetry(&context, manifest, &content.columns, &mask);
+                    enriched.push(&context, EventClass::Telemetry, rendered);
+                }
+                let rendered = event::snapshot(&context, manifest, &content.snapshot, &mask);
                 enriched.push(&context, EventClass::Telemetry, rendered);
             }
             if grant.entitlement.diagnostics {
@@ -337,7 +344,7 @@ impl Enricher {
 }
 
 impl Enriched {
-    fn push(&mut self, context: &Context<'_>, class: EventClass, rendered: Option<Rendered>) {
+    pub(crate) fn push(&mut self, context: &Context<'_>, class: EventClass, rendered: Option<Rendered>) {
         let Some(rendered) = rendered else { return };
         let entitlement = &context.grant.entitlement;
         self.events.push(BusEvent {

@@ -9,7 +9,7 @@ use convoy_protocol::manifest::{Manifest, SignalDef};
 use serde::ser::{Serialize, SerializeSeq, Serializer};
 
 use crate::ambient::rfc3339;
-use crate::bus::{TYPE_ALERT, TYPE_DTC, TYPE_TELEMETRY};
+use crate::bus::{TYPE_ALERT, TYPE_DTC, TYPE_SNAPSHOT, TYPE_TELEMETRY};
 use crate::identity::{EventId, InternalEventId};
 use crate::snapshot::Grant;
 
@@ -245,6 +245,26 @@ pub fn telemetry(
     columns: &Columns,
     mask: &[bool],
 ) -> Option<Rendered> {
+    series(context, manifest, columns, mask, TYPE_TELEMETRY)
+}
+
+/// The event of a snapshot for one grant: the latest value of each signal, which may have been delivered before.
+pub fn snapshot(
+    context: &Context<'_>,
+    manifest: &Manifest,
+    columns: &Columns,
+    mask: &[bool],
+) -> Option<Rendered> {
+    series(context, manifest, columns, mask, TYPE_SNAPSHOT)
+}
+
+fn series(
+    context: &Context<'_>,
+    manifest: &Manifest,
+    columns: &Columns,
+    mask: &[bool],
+    detail_type: &'static str,
+) -> Option<Rendered> {
     let kept: Vec<(&Group, Rows, Vec<usize>)> = columns
         .groups
         .iter()
@@ -280,10 +300,10 @@ pub fn telemetry(
                 .collect(),
         })
         .collect();
-    let id = context.event_id("");
-    let body =
-        render(context, &id, TYPE_TELEMETRY, first_us, Telemetry { samples: count, t0: t0_ms, series });
-    Some(Rendered { id, detail_type: TYPE_TELEMETRY, count, last_us, body })
+    let id = context.event_id(if detail_type == TYPE_SNAPSHOT { "snapshot" } else { "" });
+    let content = Telemetry { samples: count, t0: t0_ms, series };
+    let body = render(context, &id, detail_type, first_us, content);
+    Some(Rendered { id, detail_type, count, last_us, body })
 }
 
 #[derive(serde::Serialize)]
@@ -354,6 +374,13 @@ pub enum AlertCause<'a> {
         /// When it was sampled, microseconds since the Unix epoch, UTC.
         sampled_us: i64,
     },
+    /// The vehicle does not say that it collects what it should.
+    CampaignsNotReported {
+        /// When its campaigns changed, microseconds since the Unix epoch, UTC.
+        changed_us: i64,
+        /// When that had been too long ago.
+        raised_us: i64,
+    },
 }
 
 impl AlertCause<'_> {
@@ -362,6 +389,7 @@ impl AlertCause<'_> {
         match self {
             Self::DtcOpened(record) => record.timestamp_us,
             Self::Threshold { sampled_us, .. } => *sampled_us,
+            Self::CampaignsNotReported { raised_us, .. } => *raised_us,
         }
     }
 }
@@ -380,6 +408,10 @@ pub fn alert(context: &Context<'_>, condition: &str, cause: AlertCause<'_>) -> O
             side: crate::reference::ThresholdSide,
             limit: f64,
             value: Number,
+        },
+        CampaignsNotReported {
+            /// RFC 3339.
+            changed: String,
         },
     }
     #[derive(serde::Serialize)]
@@ -400,8 +432,13 @@ pub fn alert(context: &Context<'_>, condition: &str, cause: AlertCause<'_>) -> O
             limit: rule.limit,
             value: Number(Some(value)),
         },
+        AlertCause::CampaignsNotReported { changed_us, .. } => {
+            Alert::CampaignsNotReported { changed: rfc3339(changed_us) }
+        }
     };
-    let id = context.event_id(&format!("alert/{condition}/{time_us}"));
+    // The envelope, which stands for the version that was not reported, tells these apart.
+    let at_us = if matches!(cause, AlertCause::CampaignsNotReported { .. }) { 0 } else { time_us };
+    let id = context.event_id(&format!("alert/{condition}/{at_us}"));
     let body = render(context, &id, TYPE_ALERT, time_us, Content { severity: "warning", alert });
     Some(Rendered { id, detail_type: TYPE_ALERT, count: 1, last_us: time_us, body })
 }

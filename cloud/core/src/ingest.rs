@@ -7,21 +7,27 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use convoy_protocol::checkin::{CheckIn, DropReason, DropReport};
 use convoy_protocol::downlink::Down;
 use convoy_protocol::envelope::{Envelope, Section, SectionKind};
 use convoy_protocol::id::{ManifestId, VehicleId};
 use convoy_protocol::manifest::{Manifest, id_of_encoding};
+use convoy_protocol::report::Report;
 use object_store::ObjectStore;
 
 use crate::bus::{BusEvent, BusName, Meta, SOURCE_INGEST, TYPE_ENVELOPE};
 use crate::counters::{Counters, add};
 use crate::enrich::{Content, ManifestCache, decode_content, ordering_us};
 use crate::event::value_at;
-use crate::ports::{Downlink, EventBus, EventStore, PortError, SignalState, StoredEnvelope};
+use crate::ledger::{LedgerEntry, LedgerRange, Outcome};
+use crate::ports::{Downlink, EventBus, EventStore, Novelty, PortError, SignalState, StoredEnvelope};
 use crate::quarantine::{Shelf, set_aside};
 use crate::record::Record;
 use crate::reference::ReferenceDatabase;
+use crate::steering::Steering;
 
+/// Ranges that one envelope reports as dropped, and earlier boots that it names, at most; agents split at 1,000.
+const ANNOUNCED_MAX: usize = 2_000;
 /// Manifests in one envelope at most; agents send one.
 const MANIFESTS_PER_ENVELOPE_MAX: usize = 1;
 /// Parked records taken up at once when their manifest arrives.
@@ -41,6 +47,8 @@ pub struct Ingest {
     pub objects: Arc<dyn ObjectStore>,
     /// For asking a vehicle for its manifest.
     pub downlink: Arc<dyn Downlink>,
+    /// The closed loop, which takes what vehicles report.
+    pub steering: Arc<Steering>,
     /// What is counted.
     pub counters: Arc<Counters>,
 }
@@ -51,6 +59,7 @@ struct Valid<'r> {
     stored: StoredEnvelope,
     content: Content,
     manifest: Option<Arc<Manifest>>,
+    announced: Vec<LedgerEntry>,
 }
 
 enum Verdict<'r> {
@@ -82,20 +91,26 @@ impl Ingest {
     async fn work_off(&self, records: &[Record]) -> Result<(), PortError> {
         let mut waiting: HashSet<(VehicleId, ManifestId)> = HashSet::new();
         let mut valid = Vec::new();
+        let mut entries: Vec<LedgerEntry> = Vec::new();
         for record in records {
             match self.judge(record).await? {
-                Verdict::Valid(item) => valid.push(*item),
+                Verdict::Valid(item) => {
+                    entries.extend(item.announced.iter().copied());
+                    valid.push(*item);
+                }
                 Verdict::Refused(reason) => {
                     set_aside(&self.objects, Shelf::Quarantine, record, &reason).await?;
                     add(&self.counters.records_quarantined, 1);
+                    entries.extend(entry(record, Outcome::Rejected));
                 }
                 Verdict::Parked(manifest_id) => {
-                    self.park(manifest_id, record).await?;
+                    entries.extend(entry(record, self.park(manifest_id, record).await?));
                     waiting.insert((record.vehicle_id, manifest_id));
                 }
             }
         }
-        self.store_and_publish(&valid).await?;
+        self.store.put_ledger(&entries).await?;
+        self.store_and_publish(valid).await?;
         for (vehicle_id, manifest_id) in waiting {
             let request = Down::WantManifest(manifest_id);
             if let Err(error) = self.downlink.request(vehicle_id, &request).await {
@@ -127,16 +142,17 @@ impl Ingest {
         Ok(arrived)
     }
 
-    async fn park(&self, manifest_id: ManifestId, record: &Record) -> Result<(), PortError> {
+    async fn park(&self, manifest_id: ManifestId, record: &Record) -> Result<Outcome, PortError> {
         match self.store.park(manifest_id, record).await {
             Err(PortError::Refused { reason, .. }) => {
                 set_aside(&self.objects, Shelf::Quarantine, record, &reason).await?;
                 add(&self.counters.records_quarantined, 1);
-                Ok(())
+                Ok(Outcome::Rejected)
             }
             outcome => {
+                outcome?;
                 add(&self.counters.envelopes_parked, 1);
-                outcome
+                Ok(Outcome::Parked)
             }
         }
     }
@@ -156,9 +172,12 @@ impl Ingest {
         if let Some(reason) = damaged_manifest(&envelope) {
             return Ok(Verdict::Refused(reason));
         }
-        let has_samples = envelope
-            .sections()
-            .any(|section| matches!(section.kind, SectionKind::Samples | SectionKind::Snapshot));
+        let announced = match announced(&envelope) {
+            Ok(announced) => announced,
+            Err(reason) => return Ok(Verdict::Refused(reason)),
+        };
+        let has_samples =
+            envelope.sections().any(|section| section.kind.is_samples() || section.kind.is_snapshot());
         let manifest = match header.manifest_id.filter(|_| has_samples) {
             None => None,
             Some(id) => match self.manifests.get(id).await? {
@@ -179,15 +198,22 @@ impl Ingest {
             received_us: record.received_us,
             bytes: record.payload.clone(),
         };
-        Ok(Verdict::Valid(Box::new(Valid { record, stored, content, manifest })))
+        Ok(Verdict::Valid(Box::new(Valid { record, stored, content, manifest, announced })))
     }
 
-    async fn store_and_publish(&self, valid: &[Valid<'_>]) -> Result<(), PortError> {
+    async fn store_and_publish(&self, mut valid: Vec<Valid<'_>>) -> Result<(), PortError> {
         if valid.is_empty() {
             return Ok(());
         }
         let stored: Vec<_> = valid.iter().map(|item| item.stored.clone()).collect();
-        let new = self.store.put_events(&stored).await?;
+        let mut new = self.store.put_events(&stored).await?;
+        let mut is_kept = new.iter().map(|novelty| *novelty != Novelty::Forgotten);
+        // What was delivered so long ago that it is deleted is not delivered again.
+        valid.retain(|_| is_kept.next().unwrap_or(true));
+        drop(is_kept);
+        let forgotten = new.len() - valid.len();
+        add(&self.counters.envelopes_forgotten, forgotten as u64);
+        new.retain(|novelty| *novelty != Novelty::Forgotten);
         let states: Vec<_> = valid.iter().filter_map(last_values).collect();
         self.store.put_state(&states).await?;
         let results = self.bus.publish(BusName::Default, valid.iter().map(bus_event).collect()).await;
@@ -200,13 +226,28 @@ impl Ingest {
                 add(&self.counters.records_dead, 1);
             }
         }
-        self.count(valid, &new);
+        self.count(&valid, &new);
+        for item in &valid {
+            self.take_report(item.record).await?;
+        }
         Ok(())
     }
 
-    fn count(&self, valid: &[Valid<'_>], new: &[bool]) {
+    /// What the vehicle says of its campaigns. One that cannot be read was written by a newer agent.
+    async fn take_report(&self, record: &Record) -> Result<(), PortError> {
+        let Ok(envelope) = Envelope::parse(&record.payload) else { return Ok(()) };
+        for section in envelope.sections().filter(|section| section.kind == SectionKind::Report) {
+            let Ok(body) = section.body() else { continue };
+            let Ok(report) = postcard::from_bytes::<Report>(&body) else { continue };
+            add(&self.counters.reports, 1);
+            self.steering.handle_report(record.vehicle_id, &report, record.received_us).await?;
+        }
+        Ok(())
+    }
+
+    fn count(&self, valid: &[Valid<'_>], new: &[Novelty]) {
         for (item, new) in valid.iter().zip(new) {
-            if *new {
+            if *new == Novelty::New {
                 add(&self.counters.envelopes_stored, 1);
                 add(&self.counters.samples_stored, item.content.columns.samples() as u64);
                 add(&self.counters.bytes_stored, item.stored.bytes.len() as u64);
@@ -215,6 +256,55 @@ impl Ingest {
             }
         }
     }
+}
+
+/// The ledger's entry for a record whose identity can be read.
+fn entry(record: &Record, outcome: Outcome) -> Option<LedgerEntry> {
+    let header = Envelope::parse(&record.payload).ok()?.header;
+    (header.vehicle_id == record.vehicle_id)
+        .then(|| (record.vehicle_id, LedgerRange::one(header.key(), outcome)))
+}
+
+/// What an envelope says of other envelopes: how far earlier boots got, and what the vehicle gave up.
+fn announced(envelope: &Envelope<'_>) -> Result<Vec<LedgerEntry>, String> {
+    let vehicle_id = envelope.header.vehicle_id;
+    let mut entries = Vec::new();
+    let (mut check_ins, mut drops) = (0, 0);
+    for section in envelope.sections() {
+        let count = match section.kind {
+            SectionKind::CheckIn => &mut check_ins,
+            SectionKind::Drops => &mut drops,
+            _ => continue,
+        };
+        *count += 1;
+        if *count > 1 {
+            return Err(format!("more than one {:?} section", section.kind));
+        }
+        let body = section.body().map_err(|error| error.to_string())?;
+        if section.kind == SectionKind::CheckIn {
+            // One that cannot be read is a newer agent's.
+            let tails =
+                postcard::from_bytes::<CheckIn>(&body).map(|check_in| check_in.tails).unwrap_or_default();
+            entries.extend(tails.into_iter().map(|tail| {
+                (vehicle_id, LedgerRange { first: 0, ..LedgerRange::one(tail, Outcome::Announced) })
+            }));
+        } else {
+            let drops = postcard::from_bytes::<Vec<DropReport>>(&body)
+                .map_err(|_| "section of dropped envelopes cannot be read".to_owned())?;
+            let ordered = drops.into_iter().filter(|drop| drop.first <= drop.last);
+            entries.extend(ordered.map(|DropReport { boot_id, lane, first, last, reason }| {
+                let outcome = match reason {
+                    DropReason::SpoolFull => Outcome::DroppedFull,
+                    DropReason::SpoolDamaged => Outcome::DroppedDamaged,
+                };
+                (vehicle_id, LedgerRange { boot_id, lane, outcome, first, last })
+            }));
+        }
+        if entries.len() > ANNOUNCED_MAX {
+            return Err(format!("says more than {ANNOUNCED_MAX} things of other envelopes"));
+        }
+    }
+    Ok(entries)
 }
 
 fn manifests<'a>(envelope: &Envelope<'a>) -> impl Iterator<Item = Section<'a>> + use<'a> {
@@ -237,7 +327,7 @@ fn damaged_manifest(envelope: &Envelope<'_>) -> Option<String> {
 fn span_us(content: &Content) -> Option<(i64, i64)> {
     let dtcs = || content.dtcs.iter().map(|record| record.timestamp_us);
     let dtcs = dtcs().min().zip(dtcs().max());
-    match (content.columns.span_us(), dtcs) {
+    match (content.columns.span_us().or(content.snapshot.span_us()), dtcs) {
         (Some(left), Some(right)) => Some((left.0.min(right.0), left.1.max(right.1))),
         (left, right) => left.or(right),
     }
@@ -261,7 +351,8 @@ fn bus_event(item: &Valid<'_>) -> BusEvent {
 fn last_values(item: &Valid<'_>) -> Option<(VehicleId, Vec<SignalState>)> {
     let manifest = item.manifest.as_ref()?;
     let mut newest: HashMap<u32, SignalState> = HashMap::new();
-    for group in &item.content.columns.groups {
+    let groups = item.content.snapshot.groups.iter().chain(&item.content.columns.groups);
+    for group in groups {
         let Some((row, sampled_us)) =
             group.times_us.iter().copied().enumerate().max_by_key(|(_, time_us)| *time_us)
         else {

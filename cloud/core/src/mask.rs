@@ -46,6 +46,30 @@ impl FieldMask {
         self.package.iter().any(|pattern| pattern_matches(pattern, path)) && self.subscription.permits(path)
     }
 
+    /// Patterns that together match at least what may be seen: what the vehicle is told to collect. What they match
+    /// beyond the mask, because of an exclusion or of patterns that overlap, is not delivered.
+    pub fn patterns(&self) -> Vec<String> {
+        if self.subscription.include.is_empty() {
+            return self.package.clone();
+        }
+        let mut patterns: Vec<String> = Vec::new();
+        let mut add = |pattern: &String| {
+            if !patterns.contains(pattern) {
+                patterns.push(pattern.clone());
+            }
+        };
+        for own in &self.package {
+            for chosen in &self.subscription.include {
+                if pattern_matches(own, chosen) {
+                    add(chosen);
+                } else if pattern_matches(chosen, own) || (own.contains('*') && chosen.contains('*')) {
+                    add(own);
+                }
+            }
+        }
+        patterns
+    }
+
     /// The mask over a manifest's signals, one truth value each.
     pub fn compile(&self, manifest: &Manifest) -> Vec<bool> {
         manifest.signals.iter().map(|signal| self.permits(&signal.path)).collect()
@@ -69,5 +93,18 @@ mod tests {
         assert!(mask.permits("Vehicle.Powertrain.Range"));
         assert!(!mask.permits("Vehicle.Powertrain.Engine.Temperature"));
         assert!(!mask.permits("Vehicle.CurrentLocation.Latitude"));
+    }
+
+    #[test]
+    fn patterns_to_collect_are_the_narrower_of_each_pair() {
+        let patterns = |package: &[&str], include: &[&str]| {
+            let own = |patterns: &[&str]| patterns.iter().map(ToString::to_string).collect();
+            let subscription = FieldSelection { include: own(include), exclude: Vec::new() };
+            FieldMask { package: own(package), subscription }.patterns()
+        };
+        assert_eq!(patterns(&["Vehicle.A.*", "Vehicle.B"], &[]), ["Vehicle.A.*", "Vehicle.B"]);
+        assert_eq!(patterns(&["Vehicle.A.*", "Vehicle.B"], &["Vehicle.A.x", "Vehicle.C"]), ["Vehicle.A.x"]);
+        assert_eq!(patterns(&["Vehicle.A.*", "Vehicle.B"], &["Vehicle.*"]), ["Vehicle.A.*", "Vehicle.B"]);
+        assert_eq!(patterns(&["Vehicle.A.*"], &["*.Speed"]), ["Vehicle.A.*"], "they may overlap");
     }
 }

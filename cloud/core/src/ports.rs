@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::bus::{BusEvent, BusName};
 use crate::condition::Condition;
 use crate::identity::{EventId, SubscriptionId, WebhookEndpointId};
+use crate::ledger::{LedgerEntry, LedgerRange};
 use crate::record::Record;
 use crate::rules::Rule;
 
@@ -94,6 +95,17 @@ pub struct StoredEnvelope {
     pub bytes: Vec<u8>,
 }
 
+/// Was an envelope there already?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Novelty {
+    /// It was not.
+    New,
+    /// It is stored.
+    Known,
+    /// It was stored once; its events are over, and it must not be published again.
+    Forgotten,
+}
+
 /// Which envelopes to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventQuery {
@@ -153,8 +165,13 @@ pub struct FeedPage {
 /// Processed events, last known state, conditions, feeds, and envelopes that wait for their manifest.
 #[async_trait]
 pub trait EventStore: Send + Sync {
-    /// Stores envelopes; for each, was it new? Storing one again changes nothing.
-    async fn put_events(&self, events: &[StoredEnvelope]) -> Result<Vec<bool>, PortError>;
+    /// Stores envelopes and enters them into the ledger, together; for each, was it new? Storing one again changes
+    /// nothing.
+    async fn put_events(&self, events: &[StoredEnvelope]) -> Result<Vec<Novelty>, PortError>;
+    /// Enters what became of envelopes into the ledger; entering it again changes nothing.
+    async fn put_ledger(&self, entries: &[LedgerEntry]) -> Result<(), PortError>;
+    /// What became of a vehicle's envelopes, in no order; ranges may overlap.
+    async fn ledger(&self, vehicle_id: VehicleId) -> Result<Vec<LedgerRange>, PortError>;
     /// Reads a vehicle's envelopes in order.
     async fn events(&self, query: EventQuery) -> Result<Vec<StoredEnvelope>, PortError>;
 

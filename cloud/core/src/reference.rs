@@ -3,11 +3,16 @@
 //! It is the truth that people write; the hot path reads a [`crate::snapshot`] compiled from it. All SQL lives in the
 //! crate that implements [`ReferenceDatabase`].
 
+use std::collections::HashMap;
+
 use async_trait::async_trait;
+use convoy_protocol::campaign::Campaign;
 use convoy_protocol::id::{ManifestId, VehicleId};
+use convoy_protocol::report::Report;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::enrol::RevokedCertificate;
 use crate::identity::{
     CustomerId, CustomerKey, ImportId, KeyId, OperationId, SubscriptionId, WebhookEndpointId,
 };
@@ -253,6 +258,13 @@ pub struct SubscriptionTerms {
     pub thresholds: Vec<Threshold>,
     /// Where its events go.
     pub delivery: Delivery,
+    /// At most one sample of each signal in this time, milliseconds; 0 takes every one, `None` what the package
+    /// needs.
+    #[serde(default)]
+    pub sampling_ms: Option<u32>,
+    /// Longest time between a sample and its sending, seconds; `None`: what the package needs.
+    #[serde(default)]
+    pub latency_s: Option<u32>,
     /// Samples before this time are not delivered, microseconds since the Unix epoch, UTC.
     pub starts_us: Option<i64>,
     /// Samples from this time on are not delivered.
@@ -328,6 +340,28 @@ pub enum MappingOutcome {
     Refused(String),
 }
 
+/// What a vehicle shall collect, and what it said of it last.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VehicleCampaigns {
+    /// Version of the campaigns; 0 while nothing was wanted of the vehicle yet.
+    pub version: u64,
+    /// The campaigns.
+    pub campaigns: Vec<Campaign>,
+    /// When they changed, microseconds since the Unix epoch, UTC.
+    pub changed_us: i64,
+    /// Its last report.
+    pub reported: Option<ReportedCampaigns>,
+}
+
+/// A vehicle's report.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReportedCampaigns {
+    /// What it said.
+    pub report: Report,
+    /// When the bridge received it, microseconds since the Unix epoch, UTC.
+    pub received_us: i64,
+}
+
 /// Everything the routing snapshot is compiled from, read in one transaction.
 #[derive(Debug, Clone, Default)]
 pub struct RoutingRows {
@@ -339,7 +373,7 @@ pub struct RoutingRows {
     pub vehicles: Vec<CustomerVehicle>,
     /// All packages in all versions.
     pub packages: Vec<Package>,
-    /// Active subscriptions.
+    /// All subscriptions, ended ones too.
     pub subscriptions: Vec<Subscription>,
 }
 
@@ -433,6 +467,58 @@ pub trait ReferenceDatabase: Send + Sync {
     async fn put_manifest(&self, id: ManifestId, encoding: &[u8]) -> Result<(), PortError>;
     /// A manifest's encoding.
     async fn manifest(&self, id: ManifestId) -> Result<Option<Vec<u8>>, PortError>;
+
+    /// What each vehicle shall collect.
+    async fn vehicle_campaigns_all(&self) -> Result<HashMap<VehicleId, VehicleCampaigns>, PortError>;
+    /// What a vehicle shall collect; `None` where nothing is wanted of it and it never reported.
+    async fn vehicle_campaigns(&self, vehicle_id: VehicleId) -> Result<Option<VehicleCampaigns>, PortError>;
+    /// Stores what a vehicle shall collect; a version that is not newer changes nothing.
+    async fn put_desired(
+        &self,
+        vehicle_id: VehicleId,
+        version: u64,
+        campaigns: &[Campaign],
+        now_us: i64,
+    ) -> Result<(), PortError>;
+    /// Stores a vehicle's report; one received before the stored one changes nothing.
+    async fn put_report(
+        &self,
+        vehicle_id: VehicleId,
+        report: &Report,
+        received_us: i64,
+    ) -> Result<(), PortError>;
+    /// Vehicles whose campaigns changed before a time and that do not report them, with version and time of the
+    /// change, as far as [`ReferenceDatabase::mark_overdue_raised`] was not called for the version.
+    async fn overdue_campaigns(
+        &self,
+        before_us: i64,
+        limit: u32,
+    ) -> Result<Vec<(VehicleId, u64, i64)>, PortError>;
+    /// The alert for a vehicle's version is raised.
+    async fn mark_overdue_raised(&self, vehicle_id: VehicleId, version: u64) -> Result<(), PortError>;
+
+    /// Stores a token's hash with which the vehicle can claim a certificate until it expires.
+    async fn create_enrolment(
+        &self,
+        token_hash: [u8; 32],
+        vehicle_id: VehicleId,
+        expires_us: i64,
+    ) -> Result<(), PortError>;
+    /// The vehicle of a token that is neither used nor expired.
+    async fn enrolment(&self, token_hash: [u8; 32], now_us: i64) -> Result<Option<VehicleId>, PortError>;
+    /// Uses the token up and enters the certificate, together; `false` where somebody was faster.
+    async fn use_enrolment(
+        &self,
+        token_hash: [u8; 32],
+        vehicle_id: VehicleId,
+        serial: [u8; 16],
+        not_after_us: i64,
+        now_us: i64,
+    ) -> Result<bool, PortError>;
+    /// Revokes a vehicle's certificates; how many that were.
+    async fn revoke_certificates(&self, vehicle_id: VehicleId, now_us: i64) -> Result<u64, PortError>;
+    /// Revoked certificates that have not ended by themselves.
+    async fn revoked_certificates(&self, now_us: i64) -> Result<Vec<RevokedCertificate>, PortError>;
 
     /// The current routing version, cheaply.
     async fn routing_version(&self) -> Result<u64, PortError>;

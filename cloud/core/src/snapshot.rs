@@ -3,18 +3,19 @@
 //! The hot path makes no SQL call. It holds one snapshot while it works on a batch, and every delivered event carries
 //! the version it was routed by.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, RwLock};
 
-use convoy_protocol::id::VehicleId;
+use convoy_protocol::id::{CampaignId, VehicleId};
 
 use crate::identity::{CustomerId, CustomerKey, SubscriptionId, VehicleRef};
 use crate::mask::FieldMask;
 use crate::ports::PortError;
 use crate::reference::{
-    CustomerVehicle, Package, ReferenceDatabase, RoutingRows, Subscription, SubscriptionStatus, Threshold,
-    VehicleSelector,
+    CustomerVehicle, Package, ReferenceDatabase, RoutingRows, Subscription, SubscriptionStatus,
+    SubscriptionTerms, Threshold, VehicleSelector,
 };
+use crate::steering::compile::{self, Demand};
 
 /// An active subscription, compiled.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub struct Entitlement {
     pub alerts: bool,
     /// Threshold rules.
     pub thresholds: Vec<Threshold>,
+    /// How often its signals are sampled, and how long they may wait.
+    pub demand: Demand,
     selector: VehicleSelector,
     starts_us: i64,
     ends_us: i64,
@@ -63,6 +66,7 @@ pub struct Snapshot {
     grants: HashMap<VehicleId, Vec<Grant>>,
     owners: HashMap<VehicleId, CustomerId>,
     refs: HashMap<(CustomerId, VehicleRef), CustomerVehicle>,
+    alert_campaigns: HashSet<CampaignId>,
 }
 
 impl Snapshot {
@@ -72,18 +76,20 @@ impl Snapshot {
             rows.customers.iter().map(|customer| (&customer.id, &customer.key)).collect();
         let packages: HashMap<_, _> =
             rows.packages.iter().map(|package| ((package.name.as_str(), package.version), package)).collect();
+        let mut alert_campaigns = HashSet::new();
         let mut by_customer: HashMap<&CustomerId, Vec<Arc<Entitlement>>> = HashMap::new();
         for subscription in &rows.subscriptions {
             let package = packages.get(&(subscription.package.as_str(), subscription.package_version));
             let key = keys.get(&subscription.customer_id);
-            if let (SubscriptionStatus::Active, Some(package), Some(key)) =
-                (subscription.status, package, key)
-            {
-                let entitlement = Arc::new(entitlement(subscription, package, key));
+            let (Some(package), Some(key)) = (package, key) else { continue };
+            let entitlement = Arc::new(entitlement(subscription, package, key));
+            // Of ended ones too: what their campaigns sent may still arrive, and is in the history.
+            alert_campaigns.extend(compile::alert_campaigns(&entitlement).map(|campaign| campaign.id()));
+            if subscription.status == SubscriptionStatus::Active {
                 by_customer.entry(&subscription.customer_id).or_default().push(entitlement);
             }
         }
-        let mut snapshot = Self { version: rows.version, ..Self::default() };
+        let mut snapshot = Self { version: rows.version, alert_campaigns, ..Self::default() };
         for vehicle in &rows.vehicles {
             let Some(key) = keys.get(&vehicle.customer_id) else { continue };
             let vehicle_ref = key.vehicle_ref(vehicle.vehicle_id);
@@ -106,6 +112,17 @@ impl Snapshot {
             snapshot.refs.insert((vehicle.customer_id.clone(), vehicle_ref), vehicle.clone());
         }
         snapshot
+    }
+
+    /// Vehicles of which a customer may see something.
+    pub fn vehicles_with_grants(&self) -> Vec<VehicleId> {
+        self.grants.keys().copied().collect()
+    }
+
+    /// Was the envelope's campaign made for alerts alone? Its samples are in other envelopes too, as far as anybody
+    /// subscribed to them.
+    pub fn is_alert_campaign(&self, campaign: CampaignId) -> bool {
+        self.alert_campaigns.contains(&campaign)
     }
 
     /// What customers may see of a vehicle.
@@ -156,9 +173,18 @@ fn entitlement(subscription: &Subscription, package: &Package, key: &CustomerKey
         diagnostics: package.diagnostics,
         alerts: package.alerts,
         thresholds: terms.thresholds.clone(),
+        demand: demand(package, terms),
         selector: terms.vehicles.clone(),
         starts_us: terms.starts_us.unwrap_or(i64::MIN),
         ends_us: terms.ends_us.unwrap_or(i64::MAX),
+    }
+}
+
+fn demand(package: &Package, terms: &SubscriptionTerms) -> Demand {
+    let default = Demand::of_package(&package.name);
+    Demand {
+        sampling_ms: terms.sampling_ms.unwrap_or(default.sampling_ms),
+        latency_s: terms.latency_s.unwrap_or(default.latency_s),
     }
 }
 

@@ -6,8 +6,10 @@ use std::time::Duration;
 use anyhow::Result;
 use convoy_cloud_core::archive::{OBJECT_BYTES_TARGET, pack, write};
 use convoy_cloud_core::counters::{Counters, add};
-use convoy_cloud_core::ports::StreamPosition;
+use convoy_cloud_core::ledger::{LedgerEntry, LedgerRange, Outcome, merged};
+use convoy_cloud_core::ports::{EventStore, StreamPosition};
 use convoy_cloud_core::record::Record;
+use convoy_protocol::envelope::Envelope;
 use object_store::ObjectStore;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -28,14 +30,25 @@ struct Open {
     received_us: i64,
     records: Vec<Vec<u8>>,
     bytes: usize,
+    /// Whose envelopes are in it.
+    entries: Vec<LedgerEntry>,
     deadline: Instant,
+}
+
+/// Where the archive's consumer writes.
+pub struct Archive {
+    /// The archive.
+    pub objects: Arc<dyn ObjectStore>,
+    /// The ledger, which is told what is archived.
+    pub store: Arc<dyn EventStore>,
+    /// What is counted.
+    pub counters: Arc<Counters>,
 }
 
 /// Writes objects until shutdown. A half-filled one is left to the next start, which reads its records again.
 pub async fn run(
     stream: Arc<LocalStream>,
-    objects: Arc<dyn ObjectStore>,
-    counters: Arc<Counters>,
+    archive: Archive,
     every: Duration,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<()> {
@@ -61,10 +74,10 @@ pub async fn run(
         from = batch.next;
         let is_due = |open: &Open| open.bytes >= OBJECT_BYTES_TARGET || open.deadline <= Instant::now();
         if let Some(full) = open.take_if(|open| is_due(open)) {
-            if !close(&objects, full, &mut shutdown).await? {
+            if !close(&archive, full, &mut shutdown).await? {
                 return Ok(());
             }
-            add(&counters.archive_objects, 1);
+            add(&archive.counters.archive_objects, 1);
             stream.save_checkpoint(Consumer::Archive, from);
         }
     }
@@ -83,29 +96,40 @@ fn fill(open: &mut Option<Open>, position: StreamPosition, record: &Record, ever
         received_us: record.received_us,
         records: Vec::new(),
         bytes: 0,
+        entries: Vec::new(),
         deadline: Instant::now() + every,
     });
     let bytes = record.encode();
+    open.entries.extend(entry(record));
     open.bytes += bytes.len();
     open.records.push(bytes);
 }
 
 /// Writes an object, trying again until it is kept; `false` if shutdown came first.
-async fn close(
-    objects: &Arc<dyn ObjectStore>,
-    open: Open,
-    shutdown: &mut watch::Receiver<bool>,
-) -> Result<bool> {
-    let (first, received_us) = (open.first, open.received_us);
+async fn close(archive: &Archive, open: Open, shutdown: &mut watch::Receiver<bool>) -> Result<bool> {
+    let (first, received_us, entries) = (open.first, open.received_us, merged(open.entries));
     let compressed = tokio::task::spawn_blocking(move || {
         zstd::bulk::compress(&pack(open.records.iter().map(Vec::as_slice)), ZSTD_LEVEL)
     })
     .await??;
-    while let Err(error) = write(objects, first, received_us, compressed.clone()).await {
+    while let Err(error) = write(&archive.objects, first, received_us, compressed.clone()).await {
         tracing::warn!(%error, "archive: object will be tried again");
         if !pause(RETRY, shutdown).await {
             return Ok(false);
         }
     }
+    while let Err(error) = archive.store.put_ledger(&entries).await {
+        tracing::warn!(%error, "archive: ledger will be tried again");
+        if !pause(RETRY, shutdown).await {
+            return Ok(false);
+        }
+    }
     Ok(true)
+}
+
+/// The ledger's entry for a record with an identity; garbage has none.
+fn entry(record: &Record) -> Option<LedgerEntry> {
+    let header = Envelope::parse(&record.payload).ok()?.header;
+    let range = LedgerRange::one(header.key(), Outcome::Archived);
+    (header.vehicle_id == record.vehicle_id).then_some((record.vehicle_id, range))
 }

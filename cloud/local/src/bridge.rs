@@ -96,6 +96,9 @@ fn options(url: &BrokerUrl, client_id: String) -> Result<MqttOptions> {
     // A larger packet would end the connection, and with it the reading of all vehicles: MQTT 3.1.1 cannot tell the
     // broker a limit. So everything that MQTT allows is read, and what is no envelope by its size is cut.
     options.set_max_packet_size(MQTT_PACKET_BYTES_MAX, DOWN_BYTES_MAX + 1_024);
+    if let Some(login) = &url.login {
+        options.set_credentials(&login.user, &login.password);
+    }
     if let Some(tls) = &url.tls {
         let read =
             |path: &std::path::Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));

@@ -10,8 +10,11 @@ use anyhow::{Context as _, Result, bail};
 use convoy_protocol::envelope::ENVELOPE_BYTES_MAX;
 use rumqttd::{Broker, Config, ConnectionSettings, RouterConfig, ServerSettings};
 
-/// Vehicles connected at once, at most.
-const CONNECTIONS_MAX: usize = 20_010;
+use crate::mqtt_guard::Credentials;
+
+/// Connections at once, at most. Twice what the listener lets in: rumqttd frees a place some time after the socket is
+/// closed, and one that finds no place takes the whole broker down when its client comes back.
+const CONNECTIONS_MAX: usize = 40_100;
 /// One in-memory segment of a topic filter's messages, bytes.
 const SEGMENT_BYTES: usize = 4 << 20;
 /// Segments of a topic filter: the oldest goes when they are full.
@@ -19,32 +22,29 @@ const SEGMENTS: usize = 16;
 /// Room for topic and MQTT framing around an envelope, bytes.
 const PACKET_OVERHEAD_BYTES: usize = 1_024;
 
+/// A started broker.
+pub struct Started {
+    /// For MQTT 3.1.1.
+    pub v4: SocketAddr,
+    /// For MQTT 5; only where the broker asks for credentials, for the listener that vehicles connect to.
+    pub v5: Option<SocketAddr>,
+}
+
 /// Starts the broker; it runs until the process ends. `address` gets a port if it has port 0.
-pub async fn start(address: SocketAddr) -> Result<SocketAddr> {
+///
+/// With `credentials` nobody is served without them: vehicles then come through
+/// [`VehicleListener`](crate::vehicle_listener::VehicleListener), which has them.
+pub async fn start(address: SocketAddr, credentials: Option<&Credentials>) -> Result<Started> {
     if !address.ip().is_loopback() {
         bail!(
-            "the embedded broker listens on loopback only, not on {}: for vehicles on a network use an MQTT broker \
-             with TLS and --broker",
+            "the embedded broker listens on loopback only, not on {}: for vehicles on a network use --mqtts, or an MQTT \
+             broker with TLS and --broker",
             address.ip()
         );
     }
-    // rumqttd reports a taken port only in its log, so the port is tried first.
-    let address =
-        TcpListener::bind(address).and_then(|probe| probe.local_addr()).with_context(|| taken(address))?;
-    let server = ServerSettings {
-        name: "mqtt".into(),
-        listen: address,
-        tls: None,
-        next_connection_delay_ms: 1,
-        connections: ConnectionSettings {
-            connection_timeout_ms: 10_000,
-            max_payload_size: ENVELOPE_BYTES_MAX + PACKET_OVERHEAD_BYTES,
-            max_inflight_count: 500,
-            auth: None,
-            external_auth: None,
-            dynamic_filters: true,
-        },
-    };
+    let v4 = free(address)?;
+    let v5 = credentials.map(|_| free(SocketAddr::new(address.ip(), 0))).transpose()?;
+    let server = |name: &str, address| (name.to_owned(), server(name, address, credentials));
     let config = Config {
         router: RouterConfig {
             max_connections: CONNECTIONS_MAX,
@@ -53,7 +53,8 @@ pub async fn start(address: SocketAddr) -> Result<SocketAddr> {
             max_segment_count: SEGMENTS,
             ..RouterConfig::default()
         },
-        v4: Some(HashMap::from([("v4".to_owned(), server)])),
+        v4: Some(HashMap::from([server("v4", v4)])),
+        v5: v5.map(|address| HashMap::from([server("v5", address)])),
         ..Config::default()
     };
     std::thread::Builder::new().name("broker".into()).spawn(move || {
@@ -61,8 +62,32 @@ pub async fn start(address: SocketAddr) -> Result<SocketAddr> {
             tracing::error!(%error, "the embedded broker stopped");
         }
     })?;
-    wait_until_open(address).await?;
-    Ok(address)
+    for address in [Some(v4), v5].into_iter().flatten() {
+        wait_until_open(address).await?;
+    }
+    Ok(Started { v4, v5 })
+}
+
+/// rumqttd reports a taken port only in its log, so the port is tried first.
+fn free(address: SocketAddr) -> Result<SocketAddr> {
+    TcpListener::bind(address).and_then(|probe| probe.local_addr()).with_context(|| taken(address))
+}
+
+fn server(name: &str, listen: SocketAddr, credentials: Option<&Credentials>) -> ServerSettings {
+    ServerSettings {
+        name: name.into(),
+        listen,
+        tls: None,
+        next_connection_delay_ms: 1,
+        connections: ConnectionSettings {
+            connection_timeout_ms: 10_000,
+            max_payload_size: ENVELOPE_BYTES_MAX + PACKET_OVERHEAD_BYTES,
+            max_inflight_count: 500,
+            auth: credentials.map(|one| HashMap::from([(one.user.clone(), one.password.clone())])),
+            external_auth: None,
+            dynamic_filters: true,
+        },
+    }
 }
 
 /// The sentence for a port that somebody else has.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 use convoy::admin_key;
-use convoy::config::{BrokerChoice, BrokerTls, BrokerUrl, Keep, ServeConfig};
+use convoy::config::{BrokerChoice, BrokerTls, BrokerUrl, Keep, MqttsConfig, ServeConfig};
 use convoy::data_dir::DataDir;
 use convoy::demo::{self, DemoConfig};
 use convoy::serve::{self, system_ambient};
@@ -85,6 +85,13 @@ struct ServeArgs {
     /// Where the embedded MQTT broker listens; loopback only
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:1883", conflicts_with = "broker")]
     mqtt: SocketAddr,
+    /// Let vehicles connect to the embedded broker over TLS on this address, each with a certificate of its own; the
+    /// plain port then serves nobody
+    #[arg(long, value_name = "ADDR", conflicts_with = "broker")]
+    mqtts: Option<SocketAddr>,
+    /// With --mqtts: a host name or address that vehicles call this machine by; may be given again
+    #[arg(long, value_name = "NAME", requires = "mqtts", default_values = ["localhost", "127.0.0.1"])]
+    mqtts_name: Vec<String>,
     /// Use this MQTT broker instead of the embedded one: mqtt://HOST:PORT or mqtts://HOST:PORT
     #[arg(long, value_name = "URL")]
     broker: Option<String>,
@@ -143,6 +150,7 @@ impl ServeArgs {
             data_dir: self.data_dir,
             http: self.http,
             broker,
+            mqtts: self.mqtts.map(|address| MqttsConfig { address, names: self.mqtts_name }),
             webhook_allow: self.webhook_allow,
             archive_every_s: self.archive_every_s,
             keep: Keep {
@@ -211,6 +219,10 @@ async fn serve(config: ServeConfig) -> Result<()> {
     if let Some(key) = &running.admin_key {
         println!("convoy: admin key, shown this once: {}", key.reveal());
     }
+    if let Some(mqtts) = running.mqtts {
+        println!("convoy: vehicles connect over TLS on {mqtts}");
+    }
+    println!("convoy: campaigns are signed with {}", running.campaign_key);
     println!("convoy: ready");
     tokio::select! {
         error = running.failed() => {

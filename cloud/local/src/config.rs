@@ -23,6 +23,32 @@ pub struct BrokerUrl {
     pub port: u16,
     /// Over TLS; `None` for plain MQTT, allowed on loopback only.
     pub tls: Option<BrokerTls>,
+    /// What the broker asks for.
+    pub login: Option<Login>,
+}
+
+/// User and password; not to be shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// The user.
+    pub user: String,
+    /// The password.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Login")
+    }
+}
+
+/// Where vehicles connect over TLS with certificates of the fleet's authority.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MqttsConfig {
+    /// Any address: nobody gets further than TLS without a certificate.
+    pub address: SocketAddr,
+    /// Host names and addresses that vehicles call it by; what its certificate is made for.
+    pub names: Vec<String>,
 }
 
 /// PEM files for TLS to a broker.
@@ -74,7 +100,7 @@ impl BrokerUrl {
             _ if is_loopback(host) => None,
             _ => return Err(BrokerUrlError::Plain(host.to_owned())),
         };
-        Ok(Self { host: host.to_owned(), port, tls })
+        Ok(Self { host: host.to_owned(), port, tls, login: None })
     }
 }
 
@@ -92,6 +118,8 @@ pub struct ServeConfig {
     pub http: SocketAddr,
     /// The vehicles' broker.
     pub broker: BrokerChoice,
+    /// Where vehicles connect over TLS, with the embedded broker.
+    pub mqtts: Option<MqttsConfig>,
     /// Networks inside that webhooks may reach nevertheless.
     pub webhook_allow: Vec<IpNet>,
     /// An archive object is closed after this many seconds.

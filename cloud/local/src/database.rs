@@ -11,8 +11,9 @@ use anyhow::{Context as _, Result, bail};
 use convoy_cloud_core::ports::PortError;
 use rusqlite::{Connection, Transaction};
 
-const SCHEMA_VERSION: i64 = 1;
-const SCHEMA: &str = include_str!("events.sql");
+/// What leads from each version to the next, the first from nothing. A released one is never changed.
+const MIGRATIONS: [&str; 2] = [include_str!("events.sql"), include_str!("events_0002.sql")];
+const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 const READERS: usize = 3;
 
 /// The database; cheap to clone.
@@ -105,20 +106,36 @@ fn connect(path: &Path) -> Result<Connection> {
 
 fn migrate(connection: &Connection, path: &Path) -> Result<()> {
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    match version {
-        SCHEMA_VERSION => Ok(()),
-        0 => {
-            connection.execute_batch(&format!(
-                "BEGIN IMMEDIATE;{SCHEMA};PRAGMA user_version = {SCHEMA_VERSION};COMMIT;"
-            ))?;
-            Ok(())
-        }
-        newer if newer > SCHEMA_VERSION => bail!(
-            "{} has schema version {newer}, this convoy knows up to {SCHEMA_VERSION}: use a newer convoy",
+    if version > SCHEMA_VERSION {
+        bail!(
+            "{} has schema version {version}, this convoy knows up to {SCHEMA_VERSION}: use a newer convoy",
             path.display()
-        ),
-        older => bail!("{} has unknown schema version {older}", path.display()),
+        );
     }
+    let Ok(done) = usize::try_from(version) else {
+        bail!("{} has unknown schema version {version}", path.display())
+    };
+    if done > 0 && version < SCHEMA_VERSION {
+        backup(connection, path, version)?;
+    }
+    for (step, to) in MIGRATIONS.iter().zip(1..).skip(done) {
+        connection.execute_batch(&format!("BEGIN IMMEDIATE;{step};PRAGMA user_version = {to};COMMIT;"))?;
+    }
+    Ok(())
+}
+
+/// Copies the database before it is changed; the copy gets its name once it is whole.
+fn backup(connection: &Connection, path: &Path, version: i64) -> Result<()> {
+    let name = |end: &str| std::path::PathBuf::from(format!("{}.schema-{version}.{end}", path.display()));
+    let (partial, whole) = (name("partial"), name("backup"));
+    // Left by a crash: VACUUM INTO wants a new file.
+    if partial.exists() {
+        std::fs::remove_file(&partial)?;
+    }
+    let target = partial.to_str().context("the path of the database is not UTF-8")?;
+    connection.execute("VACUUM INTO ?1", [target])?;
+    std::fs::File::open(&partial)?.sync_all()?;
+    std::fs::rename(&partial, &whole).with_context(|| format!("write {}", whole.display()))
 }
 
 /// Bodies shorter than this are kept as they are, bytes.
@@ -169,6 +186,23 @@ mod tests {
         }
         assert!(pack(&vec![b'x'; 100_000]).len() < 1_000);
         assert!(unpack(&[9]).is_err());
+    }
+
+    #[test]
+    fn an_older_schema_is_backed_up_and_what_it_holds_is_in_the_ledger() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events.db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(&format!("{}; PRAGMA user_version = 1;", MIGRATIONS[0])).unwrap();
+        old.execute("INSERT INTO event VALUES (x'07', 1, 2, 3, 1, 4, 5, 6, x'08')", []).unwrap();
+        drop(old);
+        drop(Database::open(&path).unwrap());
+        let count = |path: &Path, table: &str| -> i64 {
+            let connection = Connection::open(path).unwrap();
+            connection.query_row(&format!("SELECT COUNT(*) FROM {table}"), [], |row| row.get(0)).unwrap()
+        };
+        assert_eq!((count(&path, "ledger"), count(&path, "event")), (1, 1));
+        assert_eq!(count(&dir.path().join("events.db.schema-1.backup"), "event"), 1);
     }
 
     #[test]

@@ -82,6 +82,7 @@ fn serve_config(config: &DemoConfig, dir: &Path) -> ServeConfig {
         data_dir: dir.join("cloud"),
         http: config.http,
         broker: BrokerChoice::Embedded(config.mqtt),
+        mqtts: None,
         // The demo's webhook receiver is on this machine.
         webhook_allow: vec![ipnet::IpNet::from(std::net::IpAddr::from([127, 0, 0, 1]))],
         archive_every_s: 10,

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 use convoy_cloud_core::condition::{Before, Condition};
 use convoy_cloud_core::identity::SubscriptionId;
+use convoy_cloud_core::ledger::{LedgerEntry, LedgerRange, Outcome, merged};
 use convoy_cloud_core::ports::{
-    EventQuery, EventStore, FeedEntry, FeedPage, PortError, SignalState, StoredEnvelope,
+    EventQuery, EventStore, FeedEntry, FeedPage, Novelty, PortError, SignalState, StoredEnvelope,
 };
 use convoy_cloud_core::record::Record;
 use convoy_protocol::campaign::WINDOW_MS_MAX;
@@ -14,6 +15,8 @@ use convoy_protocol::id::{BootId, EnvelopeKey, Lane, ManifestId, VehicleId};
 use rusqlite::{Row, params};
 
 use crate::database::{Database, pack, unpack};
+
+mod ledger;
 
 /// Records that may wait for manifests at most, over all vehicles.
 const PARKED_MAX: i64 = 100_000;
@@ -117,7 +120,7 @@ fn digest(record: &[u8]) -> [u8; 16] {
 
 #[async_trait]
 impl EventStore for SqliteEventStore {
-    async fn put_events(&self, events: &[StoredEnvelope]) -> Result<Vec<bool>, PortError> {
+    async fn put_events(&self, events: &[StoredEnvelope]) -> Result<Vec<Novelty>, PortError> {
         let events = events.to_vec();
         self.database
             .write(move |transaction| {
@@ -139,11 +142,37 @@ impl EventStore for SqliteEventStore {
                             event.received_us,
                             event.bytes,
                         ])?;
-                        Ok(changed > 0)
+                        if changed == 0 {
+                            return Ok(Novelty::Known);
+                        }
+                        let entry = (event.vehicle_id, LedgerRange::one(event.key, Outcome::Stored));
+                        if !ledger::enter(transaction, &entry)? {
+                            return Ok(Novelty::New);
+                        }
+                        // Retention has deleted it once: it is not kept again.
+                        let mut delete = transaction.prepare_cached("DELETE FROM event WHERE rowid = ?1")?;
+                        delete.execute([transaction.last_insert_rowid()])?;
+                        Ok(Novelty::Forgotten)
                     })
                     .collect()
             })
             .await
+    }
+
+    async fn put_ledger(&self, entries: &[LedgerEntry]) -> Result<(), PortError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let entries = merged(entries.to_vec());
+        self.database
+            .write(move |transaction| {
+                entries.iter().try_for_each(|entry| ledger::enter(transaction, entry).map(drop))
+            })
+            .await
+    }
+
+    async fn ledger(&self, vehicle_id: VehicleId) -> Result<Vec<LedgerRange>, PortError> {
+        self.database.read(move |connection| ledger::read(connection, vehicle_id)).await
     }
 
     async fn events(&self, query: EventQuery) -> Result<Vec<StoredEnvelope>, PortError> {

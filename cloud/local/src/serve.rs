@@ -11,12 +11,14 @@ use convoy_cloud_core::counters::Counters;
 use convoy_cloud_core::credential::ApiKey;
 use convoy_cloud_core::cursor::CursorKey;
 use convoy_cloud_core::enrich::{Enricher, ManifestCache};
-use convoy_cloud_core::identity::OperationId;
+use convoy_cloud_core::enrol::CertificateAuthority;
+use convoy_cloud_core::identity::{OperationId, base32};
 use convoy_cloud_core::ingest::Ingest;
 use convoy_cloud_core::ports::{CustomerQueue, EventStore, PortError};
 use convoy_cloud_core::provision::Worker;
 use convoy_cloud_core::reference::{Operation, ReferenceDatabase};
 use convoy_cloud_core::snapshot::SnapshotCell;
+use convoy_cloud_core::steering::{Signer, Steering};
 use convoy_cloud_core::webhook::WebhookMasterKey;
 use convoy_reference::{Reference, VinKey};
 use object_store::ObjectStore;
@@ -27,16 +29,20 @@ use tokio::task::JoinSet;
 
 use crate::bridge::{Bridge, MqttDownlink, start_downlink};
 use crate::bus::LocalBus;
-use crate::config::{BrokerChoice, BrokerUrl, ServeConfig};
+use crate::config::{BrokerChoice, BrokerUrl, Login, ServeConfig};
 use crate::consumer::{self, Stalled};
 use crate::data_dir::DataDir;
 use crate::database::Database;
 use crate::event_store::SqliteEventStore;
+use crate::fleet_authority::FleetAuthority;
 use crate::inbox::Inbox;
+use crate::mqtt_guard::Credentials;
 use crate::provisioner::SqliteProvisioner;
 use crate::queue::SqliteQueue;
 use crate::retention::Retention;
+use crate::steering::{self, CampaignSigner};
 use crate::stream::LocalStream;
+use crate::vehicle_listener::{BrokerBehind, Limits, VehicleListener};
 use crate::webhook_sender::{AddressPolicy, HttpSender, Webhooks};
 use crate::{admin_key, archiver, broker, webhook_sender};
 
@@ -52,8 +58,12 @@ pub struct Running {
     pub http: SocketAddr,
     /// Where the embedded broker listens, if there is one.
     pub mqtt: Option<SocketAddr>,
+    /// Where vehicles connect over TLS, if they do.
+    pub mqtts: Option<SocketAddr>,
     /// The first admin key, if this start made it.
     pub admin_key: Option<ApiKey>,
+    /// The key that vehicles' campaigns are signed with, 64 hex digits: what agents are configured with.
+    pub campaign_key: String,
     /// What is counted.
     pub counters: Arc<Counters>,
     tasks: JoinSet<Result<()>>,
@@ -146,18 +156,14 @@ pub async fn start(config: ServeConfig) -> Result<Running> {
     let stores = open(&config).await?;
     let admin_key = admin_key::first(stores.reference.as_ref(), &stores.ambient).await?;
     let (shutdown, stop) = watch::channel(false);
-    let (mqtt, url) = match &config.broker {
-        BrokerChoice::External(url) => (None, url.clone()),
-        BrokerChoice::Embedded(address) => {
-            let address = broker::start(*address).await?;
-            let url = BrokerUrl { host: address.ip().to_string(), port: address.port(), tls: None };
-            (Some(address), url)
-        }
-    };
+    let Door { mqtt, mqtts, url, authority } = open_door(&config, &stores).await?;
+    let signer = CampaignSigner::new(&stores.data.key("campaign"))?;
     let mut running = Running {
         http: listener.local_addr()?,
         mqtt,
+        mqtts,
         admin_key,
+        campaign_key: signer.public_key(),
         counters: Arc::new(Counters::default()),
         tasks: JoinSet::new(),
         shutdown,
@@ -166,9 +172,13 @@ pub async fn start(config: ServeConfig) -> Result<Running> {
     let downlink = start_downlink(&url, &stores.ambient, stop.clone())?;
     let stalled = Stalled::default();
     let (operations, waiting) = mpsc::channel(OPERATIONS_WAITING_MAX);
-    running.start_pipeline(&config, &stores, &downlink, (url, &stalled), &stop);
+    running.start_pipeline(&config, &stores, &downlink, (url, &stalled, signer.signer()), &stop);
     running.start_deliveries(&config, &stores, waiting, &stop)?;
-    running.start_api(&config, &stores, listener, (downlink, stalled, operations), stop);
+    let authority = authority.map(|authority| {
+        running.tasks.spawn(renew_list(Arc::clone(&authority), Arc::clone(&stores.reference), stop.clone()));
+        authority as Arc<dyn CertificateAuthority>
+    });
+    running.start_api(&config, &stores, listener, (downlink, stalled, operations, authority), stop);
     Ok(running)
 }
 
@@ -178,7 +188,7 @@ impl Running {
         config: &ServeConfig,
         stores: &Stores,
         downlink: &Arc<MqttDownlink>,
-        (url, stalled): (BrokerUrl, &Stalled),
+        (url, stalled, sign): (BrokerUrl, &Stalled, Box<Signer>),
         stop: &watch::Receiver<bool>,
     ) {
         let manifests = Arc::new(ManifestCache::new(Arc::clone(&stores.reference)));
@@ -194,9 +204,21 @@ impl Running {
             counters: Arc::clone(&self.counters),
             ambient: stores.ambient.clone(),
         };
+        let bus = Arc::new(bus);
+        let steering = Arc::new(Steering {
+            reference: Arc::clone(&stores.reference),
+            downlink: Arc::clone(downlink) as _,
+            snapshot: Arc::clone(&stores.snapshot),
+            bus: Arc::clone(&bus) as _,
+            ambient: stores.ambient.clone(),
+            counters: Arc::clone(&self.counters),
+            sign,
+        });
+        self.tasks.spawn(steering::run(Arc::clone(&steering), stop.clone()));
         let ingest = Ingest {
             store: Arc::clone(&stores.store),
-            bus: Arc::new(bus),
+            bus,
+            steering,
             reference: Arc::clone(&stores.reference),
             manifests,
             objects: Arc::clone(&stores.objects),
@@ -206,8 +228,12 @@ impl Running {
         let stream = || Arc::clone(&stores.stream);
         self.tasks.spawn(consumer::run(stream(), ingest, Arc::clone(stalled), stop.clone()));
         let every = Duration::from_secs(u64::from(config.archive_every_s.max(1)));
-        let (objects, counters) = (Arc::clone(&stores.objects), Arc::clone(&self.counters));
-        self.tasks.spawn(archiver::run(stream(), objects, counters, every, stop.clone()));
+        let archive = archiver::Archive {
+            objects: Arc::clone(&stores.objects),
+            store: Arc::clone(&stores.store),
+            counters: Arc::clone(&self.counters),
+        };
+        self.tasks.spawn(archiver::run(stream(), archive, every, stop.clone()));
         let bridge = Bridge {
             stream: stream() as _,
             downlink: Arc::clone(downlink),
@@ -262,7 +288,7 @@ impl Running {
         config: &ServeConfig,
         stores: &Stores,
         listener: TcpListener,
-        (downlink, stalled, operations): (Arc<MqttDownlink>, Stalled, mpsc::Sender<OperationId>),
+        (downlink, stalled, operations, certificates): ApiParts,
         mut stop: watch::Receiver<bool>,
     ) {
         let policy = AddressPolicy::new(&config.webhook_allow);
@@ -277,6 +303,8 @@ impl Running {
             cursor_key: CursorKey(stores.data.key("cursor")),
             webhook_key: WebhookMasterKey(stores.data.key("webhook")),
             counters: Arc::clone(&self.counters),
+            certificates,
+            campaign_key: self.campaign_key.clone(),
             start_operation: Box::new(move |id| {
                 if operations.try_send(id).is_err() {
                     tracing::error!(
@@ -310,6 +338,74 @@ impl Running {
             }
         });
     }
+}
+
+type ApiParts =
+    (Arc<MqttDownlink>, Stalled, mpsc::Sender<OperationId>, Option<Arc<dyn CertificateAuthority>>);
+
+/// How vehicles come in.
+struct Door {
+    mqtt: Option<SocketAddr>,
+    mqtts: Option<SocketAddr>,
+    url: BrokerUrl,
+    authority: Option<Arc<FleetAuthority>>,
+}
+
+/// Starts the embedded broker and, where it is wanted, the TLS listener before it.
+async fn open_door(config: &ServeConfig, stores: &Stores) -> Result<Door> {
+    let address = match &config.broker {
+        BrokerChoice::External(url) => {
+            return Ok(Door { mqtt: None, mqtts: None, url: url.clone(), authority: None });
+        }
+        BrokerChoice::Embedded(address) => *address,
+    };
+    let credentials = config.mqtts.as_ref().map(|_| {
+        let password = [(); 2].map(|()| base32(&stores.ambient.random())).concat();
+        Credentials { user: "convoy".into(), password }
+    });
+    let started = broker::start(address, credentials.as_ref()).await?;
+    let login =
+        credentials.as_ref().map(|one| Login { user: one.user.clone(), password: one.password.clone() });
+    let url = BrokerUrl { host: started.v4.ip().to_string(), port: started.v4.port(), tls: None, login };
+    let mut door = Door { mqtt: Some(started.v4), mqtts: None, url, authority: None };
+    if let (Some(mqtts), Some(credentials), Some(v5)) = (&config.mqtts, credentials, started.v5) {
+        let now_us = stores.ambient.now_us();
+        let authority = FleetAuthority::open(&stores.data.path("pki"), mqtts.names.clone(), now_us)?;
+        let revoked = stores.reference.revoked_certificates(now_us).await?;
+        let behind = BrokerBehind { v4: started.v4, v5, credentials };
+        let tls = authority.tls(&revoked, now_us)?;
+        let listener = VehicleListener::start(mqtts.address, tls, behind, Limits::default())
+            .await
+            .with_context(|| broker::taken(mqtts.address))?;
+        let listener = Arc::new(listener);
+        door.mqtts = Some(listener.address);
+        authority.set_listener(listener);
+        door.authority = Some(Arc::new(authority));
+        // Without the credentials nobody is served there.
+        door.mqtt = None;
+    }
+    Ok(door)
+}
+
+/// How often the list of revoked certificates and the server's certificate are made anew.
+const LIST_EVERY: Duration = Duration::from_secs(12 * 3_600);
+
+async fn renew_list(
+    authority: Arc<FleetAuthority>,
+    reference: Arc<dyn ReferenceDatabase>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<()> {
+    while consumer::pause(LIST_EVERY, &mut stop).await {
+        let now_us = system_ambient().now_us();
+        let renewed = match reference.revoked_certificates(now_us).await {
+            Ok(revoked) => authority.revoke(&revoked, now_us),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(why) = renewed {
+            tracing::error!(why, "the list of revoked certificates could not be renewed");
+        }
+    }
+    Ok(())
 }
 
 /// Carries out operations one after the other: first what an earlier run left, then what is asked for.

@@ -1,6 +1,9 @@
 //! The port, statement by statement.
 
+use std::collections::HashMap;
+
 use async_trait::async_trait;
+use convoy_cloud_core::enrol::RevokedCertificate;
 use convoy_cloud_core::identity::{
     CustomerId, ImportId, KeyId, OperationId, SubscriptionId, WebhookEndpointId,
 };
@@ -8,9 +11,11 @@ use convoy_cloud_core::ports::PortError;
 use convoy_cloud_core::provision::Progress;
 use convoy_cloud_core::reference::{
     Customer, Import, MappingOutcome, Operation, Package, Principal, ReferenceDatabase, Role, RoutingRows,
-    Subscription, SubscriptionStatus, VehicleMapping, WebhookEndpoint,
+    Subscription, SubscriptionStatus, VehicleCampaigns, VehicleMapping, WebhookEndpoint,
 };
+use convoy_protocol::campaign::Campaign;
 use convoy_protocol::id::{ManifestId, VehicleId};
+use convoy_protocol::report::Report;
 use sqlx::any::{AnyArguments, AnyRow};
 use sqlx::query::Query;
 use sqlx::{Any, AnyConnection, AssertSqlSafe};
@@ -326,6 +331,77 @@ impl ReferenceDatabase for Reference {
         self.one(sqlx::query(sql).bind(id.0.as_slice()), |row| rows::blob(row, "encoding")).await
     }
 
+    async fn vehicle_campaigns_all(&self) -> Result<HashMap<VehicleId, VehicleCampaigns>, PortError> {
+        self.all_campaigns().await
+    }
+
+    async fn vehicle_campaigns(&self, vehicle_id: VehicleId) -> Result<Option<VehicleCampaigns>, PortError> {
+        self.campaigns_of(vehicle_id).await
+    }
+
+    async fn put_desired(
+        &self,
+        vehicle_id: VehicleId,
+        version: u64,
+        campaigns: &[Campaign],
+        now_us: i64,
+    ) -> Result<(), PortError> {
+        self.store_desired(vehicle_id, version, campaigns, now_us).await
+    }
+
+    async fn put_report(
+        &self,
+        vehicle_id: VehicleId,
+        report: &Report,
+        received_us: i64,
+    ) -> Result<(), PortError> {
+        self.store_report(vehicle_id, report, received_us).await
+    }
+
+    async fn overdue_campaigns(
+        &self,
+        before_us: i64,
+        limit: u32,
+    ) -> Result<Vec<(VehicleId, u64, i64)>, PortError> {
+        self.overdue(before_us, limit).await
+    }
+
+    async fn mark_overdue_raised(&self, vehicle_id: VehicleId, version: u64) -> Result<(), PortError> {
+        self.store_overdue_raised(vehicle_id, version).await
+    }
+
+    async fn create_enrolment(
+        &self,
+        token_hash: [u8; 32],
+        vehicle_id: VehicleId,
+        expires_us: i64,
+    ) -> Result<(), PortError> {
+        self.store_enrolment(token_hash, vehicle_id, expires_us).await
+    }
+
+    async fn enrolment(&self, token_hash: [u8; 32], now_us: i64) -> Result<Option<VehicleId>, PortError> {
+        self.find_enrolment(token_hash, now_us).await
+    }
+
+    async fn use_enrolment(
+        &self,
+        token_hash: [u8; 32],
+        vehicle_id: VehicleId,
+        serial: [u8; 16],
+        not_after_us: i64,
+        now_us: i64,
+    ) -> Result<bool, PortError> {
+        self.spend_enrolment(token_hash, vehicle_id, (serial, not_after_us), now_us).await
+    }
+
+    async fn revoke_certificates(&self, vehicle_id: VehicleId, now_us: i64) -> Result<u64, PortError> {
+        self.store_revocation(vehicle_id, now_us).await
+    }
+
+    async fn revoked_certificates(&self, now_us: i64) -> Result<Vec<RevokedCertificate>, PortError> {
+        self.all_revoked(now_us).await
+    }
+
     async fn routing_version(&self) -> Result<u64, PortError> {
         let version =
             self.one(sqlx::query("SELECT version FROM routing_version"), |row| rows::count(row, "version"));
@@ -360,7 +436,7 @@ impl ReferenceDatabase for Reference {
             subscriptions: all(
                 connection,
                 format!(
-                    "SELECT {SUBSCRIPTION_COLUMNS} FROM subscription WHERE status = 'active' ORDER BY created_us, id"
+                    "SELECT {SUBSCRIPTION_COLUMNS} FROM subscription ORDER BY created_us, id"
                 ),
                 rows::subscription,
             )

@@ -11,6 +11,8 @@
 //! then also the lock that puts such writers in line, on both databases.
 #![warn(missing_docs)]
 
+mod campaigns;
+mod certificates;
 mod database;
 mod failure;
 mod open;

@@ -18,8 +18,11 @@ pub(crate) struct Migration {
 }
 
 /// All steps, oldest first. A released one is never changed.
-pub(crate) const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, sql: include_str!("../migrations/0001_initial.sql") }];
+pub(crate) const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, sql: include_str!("../migrations/0001_initial.sql") },
+    Migration { version: 2, sql: include_str!("../migrations/0002_vehicle_campaigns.sql") },
+    Migration { version: 3, sql: include_str!("../migrations/0003_certificates.sql") },
+];
 
 /// Brings the schema to the newest version, each step in a transaction of its own.
 pub(crate) async fn migrate(

@@ -1,6 +1,7 @@
 //! What every reference database must do, method by method. `fresh` decides on which one it runs.
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
+use convoy_cloud_core::enrol::RevokedCertificate;
 use convoy_cloud_core::identity::{
     CustomerId, CustomerKey, ImportId, KeyId, OperationId, SubscriptionId, WebhookEndpointId,
 };
@@ -12,7 +13,9 @@ use convoy_cloud_core::reference::{
     Subscription, SubscriptionStatus, SubscriptionTerms, Threshold, ThresholdSide, VehicleIdText,
     VehicleMapping, VehicleSelector, WebhookEndpoint,
 };
+use convoy_protocol::campaign::Campaign;
 use convoy_protocol::id::{ManifestId, VehicleId};
+use convoy_protocol::report::Report;
 use convoy_reference::{Reference, VinKey};
 use tempfile::TempDir;
 
@@ -64,6 +67,8 @@ fn subscription(number: u8, customer: &Customer) -> Subscription {
         package: "telematics".into(),
         package_version: 1,
         terms: SubscriptionTerms {
+            sampling_ms: Some(500),
+            latency_s: None,
             vehicles: VehicleSelector::List { vehicle_ids: vec![VehicleIdText(VehicleId([255; 16]))] },
             fields: FieldSelection { include: vec!["Vehicle.*".into()], exclude: vec![] },
             thresholds: vec![Threshold {
@@ -403,22 +408,21 @@ async fn unfinished_operations_are_those_running_or_undoing() {
 }
 
 #[tokio::test]
-async fn routing_holds_active_subscriptions_only() {
+async fn routing_holds_subscriptions_of_every_status() {
     let (reference, _directory, customers) = with_customers(1).await;
     let target = subscription(1, &customers[0]);
     reference.create_subscription(&target, &operation(1, &target, None)).await.unwrap();
-    for (status, is_routed) in [
-        (SubscriptionStatus::Provisioning, false),
-        (SubscriptionStatus::Active, true),
-        (SubscriptionStatus::Deprovisioning, false),
-        (SubscriptionStatus::Ended, false),
-        (SubscriptionStatus::Failed, false),
+    for status in [
+        SubscriptionStatus::Provisioning,
+        SubscriptionStatus::Active,
+        SubscriptionStatus::Deprovisioning,
+        SubscriptionStatus::Ended,
+        SubscriptionStatus::Failed,
     ] {
         reference.set_subscription_status(&target.id, status).await.unwrap();
         let now = Subscription { status, ..target.clone() };
         assert_eq!(reference.subscription(&target.id).await.unwrap().as_ref(), Some(&now));
-        let routed = reference.routing_rows().await.unwrap().subscriptions;
-        assert_eq!(routed, if is_routed { vec![now] } else { vec![] });
+        assert_eq!(reference.routing_rows().await.unwrap().subscriptions, [now]);
     }
     let unknown = SubscriptionId::from_bytes(&[9; 16]);
     let moved = reference.set_subscription_status(&unknown, SubscriptionStatus::Active).await;
@@ -515,4 +519,65 @@ async fn manifest_is_stored_once() {
     assert_eq!(reference.manifest(large).await.unwrap(), Some(encoding));
     assert_eq!(reference.manifest(empty).await.unwrap(), Some(vec![]));
     assert_eq!(reference.manifest(ManifestId([2; 16])).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn desired_campaigns_only_grow_and_reports_come_in_any_order() {
+    let (reference, _directory) = fresh().await;
+    let (vehicle, silent) = (VehicleId([1; 16]), VehicleId([2; 16]));
+    assert_eq!(reference.vehicle_campaigns(vehicle).await.unwrap(), None);
+    let report = |version| Report { version, ..Report::default() };
+    // A vehicle may report before anything is wanted of it.
+    reference.put_report(vehicle, &report(None), 5).await.unwrap();
+    let known = reference.vehicle_campaigns(vehicle).await.unwrap().unwrap();
+    assert_eq!((known.version, known.campaigns.len()), (0, 0));
+    for (version, count) in [(7, 1), (9, 2), (8, 3)] {
+        let campaigns = vec![Campaign::everything(); count];
+        for id in [vehicle, silent] {
+            reference.put_desired(id, version, &campaigns, i64::try_from(version).unwrap()).await.unwrap();
+        }
+    }
+    reference.put_report(vehicle, &report(Some(9)), 20).await.unwrap();
+    reference.put_report(vehicle, &report(Some(7)), 19).await.unwrap();
+    let all = reference.vehicle_campaigns_all().await.unwrap();
+    assert_eq!(
+        (all.len(), &all[&vehicle]),
+        (2, &reference.vehicle_campaigns(vehicle).await.unwrap().unwrap())
+    );
+    let known = &all[&vehicle];
+    assert_eq!((known.version, known.campaigns.len(), known.changed_us), (9, 2, 9));
+    let reported = known.reported.as_ref().unwrap();
+    assert_eq!((reported.report.version, reported.received_us), (Some(9), 20));
+
+    assert_eq!(reference.overdue_campaigns(9, 10).await.unwrap(), []);
+    assert_eq!(reference.overdue_campaigns(10, 10).await.unwrap(), [(silent, 9, 9)]);
+    reference.mark_overdue_raised(silent, 9).await.unwrap();
+    assert_eq!(reference.overdue_campaigns(10, 10).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn enrolment_is_used_once_in_its_time_and_revocation_ends_all_certificates() {
+    let (reference, _directory) = fresh().await;
+    let vehicle = VehicleId([1; 16]);
+    reference.create_enrolment([5; 32], vehicle, 100).await.unwrap();
+    assert_eq!(reference.enrolment([6; 32], 1).await.unwrap(), None);
+    assert_eq!(reference.enrolment([5; 32], 100).await.unwrap(), None, "expired");
+    assert_eq!(reference.enrolment([5; 32], 99).await.unwrap(), Some(vehicle));
+    assert!(!reference.use_enrolment([5; 32], vehicle, [1; 16], 1_000, 100).await.unwrap());
+    assert!(reference.use_enrolment([5; 32], vehicle, [1; 16], 1_000, 99).await.unwrap());
+    assert!(!reference.use_enrolment([5; 32], vehicle, [2; 16], 1_000, 99).await.unwrap());
+    assert_eq!(reference.enrolment([5; 32], 99).await.unwrap(), None, "used");
+
+    assert_eq!(reference.revoked_certificates(200).await.unwrap(), []);
+    assert_eq!(reference.revoke_certificates(vehicle, 200).await.unwrap(), 1);
+    assert_eq!(reference.revoke_certificates(vehicle, 300).await.unwrap(), 0);
+    let revoked = RevokedCertificate { serial: [1; 16], revoked_us: 200 };
+    assert_eq!(reference.revoked_certificates(999).await.unwrap(), [revoked]);
+    assert_eq!(reference.revoked_certificates(1_000).await.unwrap(), [], "it ended by itself");
+
+    // A token that was given out before is of no use after a revocation.
+    reference.create_enrolment([7; 32], vehicle, 1_000).await.unwrap();
+    reference.revoke_certificates(vehicle, 400).await.unwrap();
+    assert_eq!(reference.enrolment([7; 32], 401).await.unwrap(), None);
+    assert!(!reference.use_enrolment([7; 32], vehicle, [3; 16], 1_000, 401).await.unwrap());
 }

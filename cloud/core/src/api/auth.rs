@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
+use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 
@@ -17,15 +18,18 @@ pub(crate) struct Tenant(pub(crate) CustomerId);
 /// A caller with an admin key.
 pub(crate) struct Admin;
 
-async fn role(parts: &Parts, api: &Api) -> Result<Role, Problem> {
-    let presented = parts
-        .headers
+/// What a caller presents as `Authorization: Bearer`.
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    headers
         .get(AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, key)| key.trim());
-    let Some(presented) = presented else {
+        .map(|(_, key)| key.trim())
+}
+
+async fn role(parts: &Parts, api: &Api) -> Result<Role, Problem> {
+    let Some(presented) = bearer(&parts.headers) else {
         return Err(Problem::unauthorized("send the header Authorization: Bearer cvk_..."));
     };
     let unknown = || Problem::unauthorized("the API key is unknown or revoked");

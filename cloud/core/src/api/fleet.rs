@@ -297,13 +297,17 @@ async fn project(
     for grant in grants {
         let context =
             Context { header: &envelope.header, grant, received_us: stored.received_us, snapshot_version };
-        let telemetry = manifest.as_deref().and_then(|manifest| {
+        let is_for_alerts =
+            envelope.header.campaign_id.is_some_and(|id| api.snapshot.current().is_alert_campaign(id));
+        let samples = manifest.as_deref().map(|manifest| {
             let mask = grant.entitlement.mask.compile(manifest);
-            event::telemetry(&context, manifest, &content.columns, &mask)
+            let telemetry = || event::telemetry(&context, manifest, &content.columns, &mask);
+            let telemetry = (!is_for_alerts).then(telemetry).flatten();
+            telemetry.into_iter().chain(event::snapshot(&context, manifest, &content.snapshot, &mask))
         });
         let dtcs =
             grant.entitlement.diagnostics.then(|| event::dtc_changes(&context, &content.dtcs)).flatten();
-        bodies.extend(telemetry.into_iter().chain(dtcs).map(|rendered| rendered.body));
+        bodies.extend(samples.into_iter().flatten().chain(dtcs).map(|rendered| rendered.body));
     }
     Ok(())
 }

@@ -20,6 +20,7 @@ use crate::reference::{
     Customer, Delivery, Operation, Package, Subscription, SubscriptionStatus, SubscriptionTerms, Threshold,
     VehicleSelector,
 };
+use crate::steering::compile::{LATENCY_S_MAX, SAMPLING_MS_MAX};
 
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 200;
 const THRESHOLDS_MAX: usize = 64;
@@ -43,6 +44,14 @@ pub(crate) struct NewSubscription {
     /// Where its events go besides the feed.
     #[serde(default)]
     delivery: Delivery,
+    /// At most one sample of each signal in this time, milliseconds, up to a day; 0 takes every one. Where it is left
+    /// out: what the package needs.
+    #[serde(default)]
+    sampling_ms: Option<u32>,
+    /// Longest time between a sample in the vehicle and its sending, seconds, 1 to 3600. Where it is left out: what
+    /// the package needs. The vehicle collects for the most demanding subscription.
+    #[serde(default)]
+    latency_s: Option<u32>,
     /// Samples before this time are not delivered, RFC 3339.
     #[serde(default)]
     starts_at: Option<String>,
@@ -174,6 +183,12 @@ async fn validate(api: &Api, customer: &Customer, new: NewSubscription) -> Resul
     }
     check_thresholds(&new.thresholds, package, &mut faults);
     check_delivery(api, customer, &new.delivery, package, &mut faults).await?;
+    if new.sampling_ms.is_some_and(|ms| ms > SAMPLING_MS_MAX) {
+        faults.add("/sampling_ms", format!("must be from 0 to {SAMPLING_MS_MAX}"));
+    }
+    if new.latency_s.is_some_and(|s| !(1..=LATENCY_S_MAX).contains(&s)) {
+        faults.add("/latency_s", format!("must be from 1 to {LATENCY_S_MAX}"));
+    }
     let starts_us = faults.time("/starts_at", new.starts_at.as_ref());
     let ends_us = faults.time("/ends_at", new.ends_at.as_ref());
     if let (Some(starts), Some(ends)) = (starts_us, ends_us)
@@ -194,6 +209,8 @@ async fn validate(api: &Api, customer: &Customer, new: NewSubscription) -> Resul
             fields: new.fields,
             thresholds: new.thresholds,
             delivery: new.delivery,
+            sampling_ms: new.sampling_ms,
+            latency_s: new.latency_s,
             starts_us,
             ends_us,
         },

@@ -6,6 +6,8 @@ use convoy_protocol::id::{BootId, EnvelopeKey, Lane, VehicleId};
 use super::Run;
 use crate::condition::{Before, Condition};
 use crate::identity::SubscriptionId;
+use crate::ledger::{LedgerRange, Outcome, accounts};
+use crate::ports::Novelty::{Known, New};
 use crate::ports::{EventQuery, EventStore, FeedEntry, SignalState, StoredEnvelope};
 use crate::record::{PartitionKey, Record};
 
@@ -40,6 +42,7 @@ pub async fn all(store: &dyn EventStore, run: Run) {
     a_range_includes_its_beginning_and_not_its_end(store, run).await;
     order_is_time_then_identity(store, run).await;
     paging_loses_and_repeats_nothing(store, run).await;
+    the_ledger_accounts_for_what_comes_in_any_order(store, run).await;
     newer_state_wins_in_any_order(store, run).await;
     conditions_are_replaced_one_by_one(store, run).await;
     a_feed_keeps_order_and_holds_an_event_once(store, run).await;
@@ -51,11 +54,11 @@ pub async fn all(store: &dyn EventStore, run: Run) {
 pub async fn storing_again_changes_nothing(store: &dyn EventStore, run: Run) {
     let vehicle = run.vehicle("put");
     let [a, b, c] = [1, 2, 3].map(|number| envelope(vehicle, bulk(number), 10, 20));
-    assert_eq!(store.put_events(&[]).await.unwrap(), [false; 0]);
-    assert_eq!(store.put_events(&[a.clone(), b.clone()]).await.unwrap(), [true, true]);
+    assert_eq!(store.put_events(&[]).await.unwrap(), []);
+    assert_eq!(store.put_events(&[a.clone(), b.clone()]).await.unwrap(), [New, New]);
     let changed = StoredEnvelope { bytes: b"other".to_vec(), received_us: 99, ..b.clone() };
     let news = store.put_events(&[changed, c.clone(), c.clone()]).await.unwrap();
-    assert_eq!(news, [false, true, false], "one was there, one is new, one is there twice in the call");
+    assert_eq!(news, [Known, New, Known], "one was there, one is new, one is there twice in the call");
     assert_eq!(store.events(everything(vehicle)).await.unwrap(), [a, b, c]);
 }
 
@@ -71,8 +74,8 @@ pub async fn identity_is_vehicle_boot_lane_and_sequence(store: &dyn EventStore, 
         (vehicle, key(1, 1, Lane::Fast, 2)),
     ];
     let envelopes = variants.map(|(vehicle, key)| envelope(vehicle, key, 0, 0));
-    assert_eq!(store.put_events(&envelopes).await.unwrap(), [true; 6]);
-    assert_eq!(store.put_events(&envelopes).await.unwrap(), [false; 6]);
+    assert_eq!(store.put_events(&envelopes).await.unwrap(), [New; 6]);
+    assert_eq!(store.put_events(&envelopes).await.unwrap(), [Known; 6]);
     assert_eq!(store.events(everything(vehicle)).await.unwrap().len(), 5);
     assert_eq!(store.events(everything(other)).await.unwrap(), [envelopes[1].clone()]);
     assert_eq!(store.events(everything(run.vehicle("identity, unknown"))).await.unwrap(), []);
@@ -336,7 +339,7 @@ pub async fn kept(store: &dyn EventStore, run: Run) {
     let (vehicle, mine) = (run.vehicle("kept"), run.subscription("kept"));
     let end = store.feed_end(&mine).await.unwrap();
     let again = store.put_events(&[envelope(vehicle, bulk(1), 1, 2)]).await.unwrap();
-    assert_eq!(again, [false]);
+    assert_eq!(again, [Known]);
     keep(store, run).await;
     assert_eq!(store.events(everything(vehicle)).await.unwrap(), [envelope(vehicle, bulk(1), 1, 2)]);
     assert_eq!(store.state(vehicle).await.unwrap(), [kept_state()]);
@@ -365,4 +368,33 @@ fn kept_state() -> SignalState {
 fn kept_condition() -> Condition {
     let before = Before { open: false, judged_us: 5 };
     Condition { key: "dtc".into(), open: true, judged_us: 6, by: key(9, u64::MAX, Lane::Fast, 2), before }
+}
+
+/// Whatever comes, in any order and again, ends in the same account.
+async fn the_ledger_accounts_for_what_comes_in_any_order(store: &dyn EventStore, run: Run) {
+    let vehicle = run.vehicle("ledger");
+    let stored = |sequences: &[u64]| -> Vec<_> {
+        sequences.iter().map(|sequence| envelope(vehicle, bulk(*sequence), 1, 2)).collect()
+    };
+    store.put_events(&stored(&[3, 0, 1, 8])).await.unwrap();
+    store.put_events(&stored(&[1, 2])).await.unwrap();
+    let entry = |outcome, first, last| {
+        (vehicle, LedgerRange { first, last, ..LedgerRange::one(bulk(first), outcome) })
+    };
+    for _ in 0..2 {
+        let entries = [
+            entry(Outcome::Rejected, 4, 4),
+            entry(Outcome::DroppedFull, 6, 7),
+            entry(Outcome::Announced, 0, 10),
+            entry(Outcome::Archived, 0, 2),
+            entry(Outcome::Archived, 1, 4),
+        ];
+        store.put_ledger(&entries).await.unwrap();
+    }
+    let accounts = accounts(&store.ledger(vehicle).await.unwrap());
+    let [account] = accounts.as_slice() else { panic!("one boot and lane: {accounts:?}") };
+    assert_eq!((account.accepted, account.stored, account.rejected, account.archived), (6, 5, 1, 5));
+    let missing: Vec<_> = account.missing.iter().map(|range| (range.first, range.last)).collect();
+    assert_eq!((account.last, missing), (10, vec![(5, 5), (9, 10)]));
+    assert_eq!(store.ledger(run.vehicle("ledger, unknown")).await.unwrap(), []);
 }

@@ -80,12 +80,15 @@ pub(super) async fn onboard(
     let fast = json!([{"path": "Vehicle.Speed", "side": "above", "limit": 50.0, "hysteresis": 5.0}]);
     let alerts =
         json!({"package": "alerts", "thresholds": fast, "delivery": {"queue": false, "webhook": webhook}});
-    let telematics = subscribe(&admin, &north, &json!({"package": "telematics"})).await?;
-    let positions = subscribe(&admin, &north, &json!({"package": "track-and-trace"})).await?;
+    // Windows of a second, so that what is seen is what happens; by default they are ten seconds to five minutes.
+    let live = |package: &str| json!({"package": package, "latency_s": 1, "sampling_ms": 100});
+    let telematics = subscribe(&admin, &north, &live("telematics")).await?;
+    let positions = subscribe(&admin, &north, &live("track-and-trace")).await?;
     subscribe(&admin, &north, &alerts).await?;
     let fields = json!({"include": ["Vehicle.Speed", "Vehicle.TraveledDistance*", "Vehicle.OBD.*"]});
-    let mileage = subscribe(&admin, &harbour, &json!({"package": "telematics", "fields": fields})).await?;
-    let faults = subscribe(&admin, &harbour, &json!({"package": "diagnostics"})).await?;
+    let mileage = json!({"package": "telematics", "fields": fields, "latency_s": 2});
+    let mileage = subscribe(&admin, &harbour, &mileage).await?;
+    let faults = subscribe(&admin, &harbour, &live("diagnostics")).await?;
     Ok(Customers {
         pulled: vec![
             (north.caller.clone(), telematics),

@@ -80,6 +80,8 @@ impl Site {
             cursor_key: CursorKey([1; 32]),
             webhook_key: WebhookMasterKey([2; 32]),
             counters: Arc::clone(&world.counters),
+            certificates: None,
+            campaign_key: String::new(),
             // Tests carry operations out themselves.
             start_operation: Box::new(|_| ()),
             webhook_url_fault: Box::new(move |url| policy.url_fault(url)),

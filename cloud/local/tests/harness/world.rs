@@ -17,7 +17,7 @@ use convoy_cloud_core::enrich::{Enricher, ManifestCache};
 use convoy_cloud_core::identity::{CustomerId, CustomerKey, EventId, OperationId, SubscriptionId};
 use convoy_cloud_core::ingest::Ingest;
 use convoy_cloud_core::mask::FieldSelection;
-use convoy_cloud_core::ports::{CustomerQueue, Downlink, EventStore, PortError, QueueName};
+use convoy_cloud_core::ports::{CustomerQueue, Downlink, EventBus, EventStore, PortError, QueueName};
 use convoy_cloud_core::provision::{OperationStatus, Worker, plan_create};
 use convoy_cloud_core::record::{PartitionKey, Record};
 use convoy_cloud_core::reference::{
@@ -25,6 +25,7 @@ use convoy_cloud_core::reference::{
     SubscriptionTerms, VehicleMapping, VehicleSelector,
 };
 use convoy_cloud_core::snapshot::SnapshotCell;
+use convoy_cloud_core::steering::Steering;
 use convoy_protocol::columns::{Column, Columns, Group, Values};
 use convoy_protocol::downlink::Down;
 use convoy_protocol::dtc::{Dtc, DtcChange, DtcRecord};
@@ -137,14 +138,29 @@ impl World {
             counters: Arc::clone(&self.counters),
             ambient: self.ambient.clone(),
         };
+        let bus = Arc::new(bus);
         Ingest {
             store,
-            bus: Arc::new(bus),
+            steering: Arc::new(self.steering(Arc::clone(&bus) as _)),
+            bus,
             reference: Arc::clone(&self.reference),
             manifests,
             objects: Arc::clone(&self.objects),
             downlink: Arc::clone(&self.downlink) as _,
             counters: Arc::clone(&self.counters),
+        }
+    }
+
+    /// The closed loop over these ports, signing with nothing.
+    pub(crate) fn steering(&self, bus: Arc<dyn EventBus>) -> Steering {
+        Steering {
+            reference: Arc::clone(&self.reference),
+            downlink: Arc::clone(&self.downlink) as _,
+            snapshot: Arc::clone(&self.snapshot),
+            bus,
+            ambient: self.ambient.clone(),
+            counters: Arc::clone(&self.counters),
+            sign: Box::new(|_| [0; 64]),
         }
     }
 
@@ -254,6 +270,8 @@ impl World {
 /// Everything of a package, for all vehicles, into feed and queue.
 pub(crate) fn everything() -> SubscriptionTerms {
     SubscriptionTerms {
+        sampling_ms: None,
+        latency_s: None,
         vehicles: VehicleSelector::All,
         fields: FieldSelection::default(),
         thresholds: Vec::new(),

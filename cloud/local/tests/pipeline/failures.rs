@@ -12,8 +12,9 @@ use convoy::stream::{Consumer, LocalStream};
 use convoy_cloud_core::condition::Condition;
 use convoy_cloud_core::counters::get;
 use convoy_cloud_core::identity::{EventId, SubscriptionId, WebhookEndpointId};
+use convoy_cloud_core::ledger::{LedgerEntry, LedgerRange};
 use convoy_cloud_core::ports::{
-    CustomerQueue, EventQuery, EventStore, FeedEntry, FeedPage, PortError, QueueMessage, QueueName,
+    CustomerQueue, EventQuery, EventStore, FeedEntry, FeedPage, Novelty, PortError, QueueMessage, QueueName,
     QueueStats, Receipt, Received, SignalState, StoredEnvelope, Stream as _,
 };
 use convoy_cloud_core::quarantine::{Shelf, list, show};
@@ -78,10 +79,16 @@ struct FaultyStore {
 
 #[async_trait]
 impl EventStore for FaultyStore {
-    async fn put_events(&self, events: &[StoredEnvelope]) -> Result<Vec<bool>, PortError> {
+    async fn put_events(&self, events: &[StoredEnvelope]) -> Result<Vec<Novelty>, PortError> {
         let of = |id: VehicleId| events.iter().any(|event| event.vehicle_id == id);
         self.line.refuses(|victim| matches!(victim, Victim::Vehicle(id) if of(*id)))?;
         self.line.call(self.inner.put_events(events)).await
+    }
+    async fn put_ledger(&self, entries: &[LedgerEntry]) -> Result<(), PortError> {
+        self.line.call(self.inner.put_ledger(entries)).await
+    }
+    async fn ledger(&self, vehicle_id: VehicleId) -> Result<Vec<LedgerRange>, PortError> {
+        self.line.call(self.inner.ledger(vehicle_id)).await
     }
     async fn events(&self, query: EventQuery) -> Result<Vec<StoredEnvelope>, PortError> {
         self.line.call(self.inner.events(query)).await

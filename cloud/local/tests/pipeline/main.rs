@@ -6,6 +6,7 @@ mod entitlement;
 mod failures;
 mod quarantine;
 mod repetition;
+mod steering;
 
 #[path = "../harness/world.rs"]
 mod world;
