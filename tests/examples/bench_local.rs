@@ -14,7 +14,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result, ensure};
 use cloud::Cloud;
 use convoy_agent_core::gateway::Output;
-use convoy_protocol::columns::Columns;
 use convoy_protocol::envelope::{Envelope, EnvelopeWriter, Header, SectionKind};
 use convoy_protocol::id::{EnvelopeKey, Lane};
 use convoy_simulator::vehicle::{VirtualVehicle, fleet};
@@ -39,8 +38,6 @@ const MEASURED_S: f64 = 8.0;
 /// Longest wait for what was acknowledged to be delivered.
 const DELIVERED_WITHIN: Duration = Duration::from_secs(120);
 const DELIVERED_POLL: Duration = Duration::from_millis(20);
-/// The gateway's own.
-const ZSTD_LEVEL: i32 = 3;
 
 /// One of both measurements.
 struct Load {
@@ -70,9 +67,10 @@ fn bodies(log: &Log, batch_samples: u32) -> Result<Vec<Body>> {
     let (batches, _) = logs::batches(log, batch_samples);
     let body = |batch: &logs::Batch| {
         let envelope = Envelope::parse(&batch.bytes)?;
-        let section = envelope.sections().find(|section| section.kind == SectionKind::Samples);
-        let bytes = section.context("a batch without samples")?.body()?.into_owned();
-        let columns = Columns::decode(&bytes, envelope.header.base_us)?;
+        let section = envelope.sections().find(|section| section.kind.is_samples());
+        let section = section.context("a batch without samples")?;
+        let bytes = section.body()?.into_owned();
+        let (columns, _) = section.columns(envelope.header.base_us)?.context("a section without samples")?;
         Ok(Body { header: envelope.header, bytes, samples: columns.samples() as u64 })
     };
     batches.iter().map(body).collect()
@@ -108,7 +106,7 @@ impl Work {
                 ..body.header
             };
             let mut writer = EnvelopeWriter::new(&header);
-            writer.compressed(SectionKind::Samples, &body.bytes, ZSTD_LEVEL);
+            writer.plain(SectionKind::CompactSamples, &body.bytes);
             outgoing.push(Outgoing { vehicle_id, key: header.key(), bytes: writer.finish()? });
             samples += body.samples;
         }

@@ -7,11 +7,9 @@ use std::sync::Arc;
 use convoy_agent::config::{AgentConfig, DbcFile};
 use convoy_agent::metrics::{Metrics, Summary};
 use convoy_agent::run::{self, RunError};
-use convoy_agent::spool::{SEGMENT_BYTES_MIN, SpoolConfig};
-use convoy_agent::uplink::{BrokerConfig, RESEND_AFTER};
+use convoy_agent::spool::{DropPolicy, SEGMENT_BYTES_MIN, SpoolConfig};
+use convoy_agent::uplink::{BACKFILL_BYTES_PER_S, BrokerConfig, RESEND_AFTER};
 use convoy_agent_core::vin::{ParseVinError, VIN_LEN};
-use convoy_protocol::campaign::{BATCH_SAMPLES_MAX, Campaign, SignalSelector};
-use convoy_protocol::id::Lane;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -21,10 +19,6 @@ use crate::recording::{GPS_DBC, J1939_DBC, OBD_DBC, Recording};
 use crate::route::Route;
 use crate::vehicle::{VehicleKind, VirtualVehicle};
 
-/// Batch window of the vehicles' campaign, milliseconds: short, so that what is seen is what happens.
-pub const WINDOW_MS: u32 = 1_000;
-/// Period of inertial signals, milliseconds; they come at 89 Hz in the truck.
-pub const INERTIAL_PERIOD_MS: u32 = 100;
 /// Size of a vehicle's spool on disk at most, bytes.
 pub const SPOOL_BYTES_MAX: u64 = 16 * SEGMENT_BYTES_MIN;
 /// Longest time that an envelope waits for its sync, milliseconds.
@@ -62,9 +56,16 @@ impl VirtualVehicle {
                 bytes_max: SPOOL_BYTES_MAX,
                 segment_bytes: SEGMENT_BYTES_MIN,
                 sync_ms: SYNC_MS,
+                drop: DropPolicy::Priority,
+                key: None,
             },
             dbcs: dbcs(self.kind),
-            campaigns: vec![campaign()],
+            // What customers subscribed to, and nothing else.
+            campaigns: Vec::new(),
+            campaign_key: None,
+            takes_cloud_campaigns: true,
+            metrics: None,
+            follows_wall_clock: true,
         })
     }
 
@@ -133,22 +134,6 @@ fn dbcs(kind: VehicleKind) -> Vec<DbcFile> {
     vec![file(name, bytes, "can1"), file("canmod-gps.dbc", GPS_DBC, gnss_bus(kind))]
 }
 
-/// Every sample of every signal, the fast inertial ones less often. Fault codes are sent without a campaign.
-fn campaign() -> Campaign {
-    let selector = |pattern: &str, period_ms| SignalSelector { pattern: pattern.into(), period_ms };
-    Campaign {
-        name: "demo".into(),
-        lane: Lane::Bulk,
-        window_ms: WINDOW_MS,
-        batch_samples: BATCH_SAMPLES_MAX,
-        signals: vec![
-            selector("Vehicle.Acceleration.*", INERTIAL_PERIOD_MS),
-            selector("Vehicle.AngularVelocity.*", INERTIAL_PERIOD_MS),
-            selector("*", 0),
-        ],
-    }
-}
-
 fn broker(url: &str) -> Result<BrokerConfig, DriveError> {
     let address = url.strip_prefix("mqtt://").ok_or(DriveError::Broker)?;
     let address = address.strip_suffix('/').unwrap_or(address);
@@ -159,7 +144,13 @@ fn broker(url: &str) -> Result<BrokerConfig, DriveError> {
     if host != "localhost" && !is_loopback {
         return Err(DriveError::Broker);
     }
-    Ok(BrokerConfig { host: host.into(), port, tls: None, resend_after: RESEND_AFTER })
+    Ok(BrokerConfig {
+        host: host.into(),
+        port,
+        tls: None,
+        resend_after: RESEND_AFTER,
+        backfill_bytes_per_s: BACKFILL_BYTES_PER_S,
+    })
 }
 
 #[cfg(test)]
@@ -171,10 +162,10 @@ mod tests {
     use convoy_agent_core::dbc::{self, DbcSource};
     use convoy_agent_core::gateway::{Gateway, GatewayConfig};
     use convoy_agent_core::vss::VssMap;
+    use convoy_protocol::campaign::Campaign;
     use convoy_protocol::checkin::VinCheck;
     use convoy_protocol::frame::{BusIndex, CanFrame, CanId};
     use convoy_protocol::id::BootId;
-    use convoy_protocol::time::ClockQuality;
 
     use super::*;
     use crate::vehicle::fleet;
@@ -225,7 +216,7 @@ mod tests {
         }
     }
 
-    /// Plays `count` frames of a vehicle into a gateway that is configured as its agent's.
+    /// Plays `count` frames of a vehicle into a gateway that is configured as its agent's, and told to collect all.
     async fn drive(vehicle: &VirtualVehicle, count: usize) -> Gateway {
         let config = vehicle.config(URL, Path::new("unused")).unwrap();
         let mut source = vehicle.source_from(START_US).unwrap();
@@ -238,16 +229,11 @@ mod tests {
             .map(|dbc| DbcSource { name: dbc.name.clone(), bytes: dbc.bytes.clone(), bus: bus(&dbc.bus) })
             .collect();
         let (decoder, _) = dbc::load(&sources, &VssMap::builtin()).unwrap();
+        let boot_id = BootId { counter: 1, spool: 1 };
         let gateway = GatewayConfig {
-            vehicle_id: config.vehicle_id,
-            boot_id: BootId { counter: 1, spool: 1 },
-            campaigns: config.campaigns,
             vin_expected: config.vin,
             manifest_known: true,
-            tails: Vec::new(),
-            agent_version: "1".into(),
-            clock: ClockQuality::Rtc,
-            monotonic_offset_us: 0,
+            ..GatewayConfig::new(config.vehicle_id, boot_id, vec![Campaign::everything()])
         };
         let mut gateway = Gateway::new(gateway, Arc::new(decoder), START_US);
         for frame in frames(&mut source, count).await {
@@ -266,10 +252,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn campaigns_have_no_fault_and_truck_samples_are_taken() {
+    async fn vehicles_collect_what_they_are_told_and_truck_samples_are_taken() {
         let truck = &fleet(3, 3)[2];
         let config = truck.config(URL, Path::new("spools")).unwrap();
-        assert!(config.campaigns.iter().all(|campaign| campaign.faults().is_empty()));
+        assert!(config.campaigns.is_empty() && config.takes_cloud_campaigns);
         assert_eq!(config.spool.dir, Path::new("spools").join(truck.vehicle_id.to_string()));
         let mut gateway = drive(truck, 2_000).await;
         gateway.flush(START_US);
@@ -286,8 +272,12 @@ mod tests {
             .iter()
             .map(|vehicle| {
                 let metrics = Arc::new(Metrics::default());
-                let url = format!("mqtt://{free}");
-                (Arc::clone(&metrics), spawn(vehicle, &url, dir.path(), shutdown.clone(), metrics).unwrap())
+                let mut config = vehicle.config(&format!("mqtt://{free}"), dir.path()).unwrap();
+                // The cloud that would say what to collect is not there.
+                config.campaigns = vec![Campaign::everything()];
+                let source = vehicle.source().unwrap();
+                let agent = run::run(config, source, shutdown.clone(), Arc::clone(&metrics));
+                (metrics, tokio::spawn(agent))
             })
             .collect();
         let all_spooled = async {

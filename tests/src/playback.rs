@@ -93,6 +93,10 @@ impl FrameSource for Playback {
         self.recording.buses.clone()
     }
 
+    fn describe(&self) -> String {
+        "simulated vehicle".into()
+    }
+
     async fn recv(&mut self) -> Result<SourceEvent, SourceError> {
         let Some((due, mut frame)) = self.peek() else { return Ok(SourceEvent::End) };
         if due > Instant::now() {

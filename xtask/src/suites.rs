@@ -57,7 +57,8 @@ const SUITES: &[Suite] = &[
     Suite {
         name: "unit",
         about: "unit, golden, scenario, property and documentation tests of every crate",
-        needs: &[],
+        // For the vehicle's rights on a broker of its own.
+        needs: &[Need::Mosquitto],
         // The simulator's own test programs are the suites below.
         run: Run::Tests(&[
             &["test", "--no-fail-fast", "--workspace", "--lib", "--bins"],
@@ -117,7 +118,7 @@ pub(crate) fn help() -> String {
         let _ = writeln!(text, "  {:<6} {}", suite.name, suite.about);
     }
     text.push_str(
-        "\ne2e and crash need Debian's mosquitto: it is installed with apt-get as root or through \
+        "\nunit, e2e and crash need Debian's mosquitto: it is installed with apt-get as root or through \
          `sudo -n`.\nWhere that is not possible their Mosquitto part is skipped; with CI=true that \
          is a failure.",
     );

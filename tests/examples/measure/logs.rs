@@ -8,11 +8,11 @@ use anyhow::{Context as _, Result, ensure};
 use convoy_agent::candump::LogInput;
 use convoy_agent_core::dbc::{self, DbcSource};
 use convoy_agent_core::decoder::Decoder;
-use convoy_agent_core::gateway::{Gateway, GatewayConfig, Output};
+use convoy_agent_core::gateway::{FrameTimes, Gateway, GatewayConfig, Output};
 use convoy_agent_core::vss::VssMap;
-use convoy_protocol::campaign::{Campaign, SignalSelector, WINDOW_MS_MAX};
+use convoy_protocol::campaign::{Campaign, WINDOW_MS_MAX};
 use convoy_protocol::frame::CanFrame;
-use convoy_protocol::id::{BootId, Lane, VehicleId};
+use convoy_protocol::id::{BootId, VehicleId};
 use convoy_protocol::time::ClockQuality;
 use convoy_simulator::recording::Recording;
 
@@ -60,23 +60,14 @@ pub(crate) struct Batch {
 /// A gateway that takes every sample and closes a batch at `batch_samples`; its first output is its check-in with
 /// the manifest.
 pub(crate) fn gateway(log: &Log, vehicle_id: VehicleId, batch_samples: u32) -> Gateway {
-    let every_sample = Campaign {
-        name: "every sample".into(),
-        lane: Lane::Bulk,
-        window_ms: WINDOW_MS_MAX,
-        batch_samples,
-        signals: vec![SignalSelector { pattern: "*".into(), period_ms: 0 }],
-    };
+    let every_sample = Campaign { window_ms: WINDOW_MS_MAX, batch_samples, ..Campaign::everything() };
+    let boot_id = BootId { counter: 1, spool: 0x9f3c_0a6b_e21d_4477 };
     let config = GatewayConfig {
-        vehicle_id,
-        boot_id: BootId { counter: 1, spool: 0x9f3c_0a6b_e21d_4477 },
-        campaigns: vec![every_sample],
-        vin_expected: None,
-        manifest_known: false,
-        tails: Vec::new(),
         agent_version: env!("CARGO_PKG_VERSION").into(),
         clock: ClockQuality::Ntp,
         monotonic_offset_us: 1_600_000_000_000_000,
+        frame_times: FrameTimes::Recorded,
+        ..GatewayConfig::new(vehicle_id, boot_id, vec![every_sample])
     };
     let now_us = log.frames.first().map_or(0, |frame| frame.timestamp_us);
     Gateway::new(config, Arc::clone(&log.decoder), now_us)

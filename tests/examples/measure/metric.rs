@@ -19,6 +19,23 @@ pub(crate) fn print(metric: &str, value: f64, unit: &str) -> Result<()> {
     Ok(())
 }
 
+/// As [`print`], with what a peer took in the same run.
+pub(crate) fn print_beside(
+    metric: &str,
+    value: f64,
+    unit: &str,
+    (peer, peer_value): (&str, f64),
+) -> Result<()> {
+    anyhow::ensure!(
+        value.is_finite() && peer_value.is_finite(),
+        "{metric} is not a number: {value}, {peer_value}"
+    );
+    let line =
+        json!({"metric": metric, "value": value, "unit": unit, "peer": peer, "peer_value": peer_value});
+    writeln!(std::io::stdout(), "{line}")?;
+    Ok(())
+}
+
 /// Units a second of a piece of work that is repeated until a run is long enough; the best of several runs.
 /// `work` returns the units that it worked off, more than 0.
 pub(crate) fn best_rate(mut work: impl FnMut() -> Result<u64>) -> Result<f64> {

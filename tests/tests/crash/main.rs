@@ -56,8 +56,9 @@ fn delivered(events: &[Value]) -> BTreeSet<Envelope> {
     }
     let twice: Vec<_> = ids.iter().filter(|(_, count)| **count > 1).collect();
     assert!(twice.is_empty(), "delivered twice: {twice:?}");
+    let types = ["vehicle.telemetry.batch.v1", "vehicle.snapshot.v1"];
     let telemetry: Vec<_> =
-        events.iter().filter(|event| event["type"] == "vehicle.telemetry.batch.v1").collect();
+        events.iter().filter(|event| types.contains(&event["type"].as_str().unwrap())).collect();
     let envelopes: BTreeSet<_> = telemetry.iter().map(|event| harness::envelope_of(event)).collect();
     assert_eq!(envelopes.len(), telemetry.len(), "one telemetry event an envelope");
     envelopes

@@ -5,7 +5,9 @@
 mod harness;
 
 mod attacks;
+mod closed_loop;
 mod fleet;
 mod golden;
 mod receiver;
+mod secure;
 mod ways_in;

@@ -119,6 +119,8 @@ impl Drop for Process {
 pub(crate) enum BrokerMode {
     Embedded,
     Mosquitto,
+    /// The embedded one behind the TLS listener.
+    Tls,
 }
 
 impl BrokerMode {
@@ -153,6 +155,8 @@ pub(crate) struct Cloud {
     pub(crate) process: Process,
     pub(crate) http: SocketAddr,
     pub(crate) mqtt: SocketAddr,
+    /// Where vehicles connect over TLS.
+    pub(crate) mqtts: Option<SocketAddr>,
     dir: PathBuf,
     mode: BrokerMode,
     pub(crate) admin: Client,
@@ -162,8 +166,10 @@ impl Cloud {
     /// Starts a cloud on a new data folder below `dir` and waits until it is ready.
     pub(crate) async fn start(dir: &Path, mode: BrokerMode, mqtt: SocketAddr) -> Self {
         let http = free_address();
-        let process = Self::spawn(dir, mode, http, mqtt);
-        let mut cloud = Self { process, http, mqtt, dir: dir.to_owned(), mode, admin: Client::new(http, "") };
+        let mqtts = (mode == BrokerMode::Tls).then(free_address);
+        let process = Self::spawn(dir, mode, http, (mqtt, mqtts));
+        let admin = Client::new(http, "");
+        let mut cloud = Self { process, http, mqtt, mqtts, dir: dir.to_owned(), mode, admin };
         cloud.ready().await;
         let output = until("the cloud has printed its first lines", || async {
             Some(cloud.process.output()).filter(|output| output.contains("convoy: ready"))
@@ -174,13 +180,22 @@ impl Cloud {
         cloud
     }
 
-    fn spawn(dir: &Path, mode: BrokerMode, http: SocketAddr, mqtt: SocketAddr) -> Process {
+    fn spawn(
+        dir: &Path,
+        mode: BrokerMode,
+        http: SocketAddr,
+        (mqtt, mqtts): (SocketAddr, Option<SocketAddr>),
+    ) -> Process {
         let mut command = Command::new(binary("convoy"));
         command.arg("serve").arg("--data-dir").arg(dir.join("cloud"));
         command.args(["--http", &http.to_string(), "--webhook-allow", "127.0.0.1/32"]);
         command.args(["--archive-every-s", "1"]);
         match mode {
             BrokerMode::Embedded => command.args(["--mqtt", &mqtt.to_string()]),
+            BrokerMode::Tls => {
+                let mqtts = mqtts.unwrap().to_string();
+                command.args(["--mqtt", &mqtt.to_string(), "--mqtts", &mqtts])
+            }
             BrokerMode::Mosquitto => command.args(["--broker", &format!("mqtt://{mqtt}")]),
         };
         Process::start(&mut command, &dir.join("cloud.log"))
@@ -198,7 +213,7 @@ impl Cloud {
     /// Kills it and starts it again on the same data folder and ports.
     pub(crate) fn kill_and_restart(&mut self) {
         self.process.kill();
-        self.process = Self::spawn(&self.dir, self.mode, self.http, self.mqtt);
+        self.process = Self::spawn(&self.dir, self.mode, self.http, (self.mqtt, self.mqtts));
     }
 
     /// Stops it in order.
@@ -211,7 +226,7 @@ impl Cloud {
     pub(crate) async fn restart(&mut self) {
         self.process.terminate();
         assert!(self.process.ended().await.success());
-        self.process = Self::spawn(&self.dir, self.mode, self.http, self.mqtt);
+        self.process = Self::spawn(&self.dir, self.mode, self.http, (self.mqtt, self.mqtts));
         self.ready().await;
     }
 
@@ -369,6 +384,7 @@ pub(crate) struct AgentConfig<'a> {
     pub(crate) dbcs: &'a [PathBuf],
     pub(crate) speed: &'a str,
     pub(crate) repeat: bool,
+    /// 0: no campaign of its own.
     pub(crate) window_ms: u32,
     pub(crate) batch_samples: u32,
 }
@@ -384,11 +400,14 @@ pub(crate) fn agent_config(dir: &Path, config: &AgentConfig<'_>) -> PathBuf {
     for dbc in config.dbcs {
         text += &format!("[[dbc]]\nfile = {dbc:?}\n");
     }
-    text += &format!(
-        "[[campaign]]\nname = \"everything\"\nwindow_ms = {}\nbatch_samples = {}\n\
-         signals = [{{ pattern = \"*\", period_ms = 0 }}]\n",
-        config.window_ms, config.batch_samples
-    );
+    // Without a campaign of its own the agent collects what the cloud wants.
+    if config.window_ms > 0 {
+        text += &format!(
+            "[cloud]\ncampaigns = false\n[[campaign]]\nname = \"everything\"\nwindow_ms = {}\nbatch_samples = {}\n\
+             signals = [{{ pattern = \"*\", period_ms = 0 }}]\n",
+            config.window_ms, config.batch_samples
+        );
+    }
     let path = dir.join("agent.toml");
     File::create(&path).unwrap().write_all(text.as_bytes()).unwrap();
     path
