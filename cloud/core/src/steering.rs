@@ -108,8 +108,8 @@ impl Steering {
         Ok(())
     }
 
-    /// Sends campaigns again to vehicles that have not reported them: at most [`RESEND_MAX`] after `cursor`, in the
-    /// order of their ids. Returns the next cursor, `None` at the end.
+    /// Sends campaigns again to vehicles that have not reported them: the first 1,000 after `cursor`, in the order of
+    /// their ids. Returns the next cursor, `None` at the end.
     pub async fn resend(&self, cursor: Option<VehicleId>) -> Result<Option<VehicleId>, PortError> {
         let now_us = self.ambient.now_us();
         let known = self.reference.vehicle_campaigns_all().await?;
