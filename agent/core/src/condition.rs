@@ -19,8 +19,8 @@ const UNKNOWN: f64 = f64::NAN;
 #[derive(Debug, Clone)]
 pub struct Condition {
     program: Expression,
-    /// By signal of the manifest: which of the program's signals it is.
-    slots: Vec<u8>,
+    /// By signal of the manifest: which of the program's signals it is, by its path and by its message.
+    slots: Vec<[u8; 2]>,
     /// By signal of the program: its latest value and when it was seen.
     latest: Vec<(f64, i64)>,
     windows: Vec<WindowBuckets>,
@@ -33,14 +33,17 @@ impl Condition {
     ///
     /// Several signals of a manifest may have one path: each sample of any of them counts.
     pub fn new(program: Expression, manifest: &Manifest) -> Result<Self, String> {
-        let mut slots = vec![NO_SLOT; manifest.signals.len()];
+        let mut slots = vec![[NO_SLOT; 2]; manifest.signals.len()];
         let mut unknown = Vec::new();
         for (slot, name) in (0..).zip(&program.signals) {
             let mut found = false;
             for (at, signal) in manifest.signals.iter().enumerate() {
                 let qualified = || format!("{}.{}", manifest.message_of(signal), signal.name);
-                if signal.path == *name || qualified() == *name {
-                    slots[at] = slot;
+                if signal.path == *name {
+                    slots[at][0] = slot;
+                    found = true;
+                } else if qualified() == *name {
+                    slots[at][1] = slot;
                     found = true;
                 }
             }
@@ -69,8 +72,8 @@ impl Condition {
     pub fn handle_row(&mut self, time_us: i64, row: &Row, manifest: &Manifest) -> Option<bool> {
         let mut concerned = false;
         for (signal, value) in row.iter() {
-            let slot = self.slots.get(signal.0 as usize).copied().unwrap_or(NO_SLOT);
-            if slot != NO_SLOT {
+            let slots = self.slots.get(signal.0 as usize).copied().unwrap_or([NO_SLOT; 2]);
+            for slot in slots.into_iter().filter(|slot| *slot != NO_SLOT) {
                 concerned = true;
                 self.observe(usize::from(slot), time_us, value_at_path(manifest, signal, value));
             }
@@ -278,6 +281,8 @@ mod tests {
         // Raw 20 is 10 in the DBC unit; at the path of the brake it is doubled.
         assert_eq!(results("Vehicle.Speed == 10", &[(0.0, 0, 20)]), [true]);
         assert_eq!(results("`M.B` == 20", &[(0.0, 1, 20)]), [true]);
+        // One signal by both of its names.
+        assert_eq!(results("Vehicle.Brake == 20 and `M.B` < 21", &[(0.0, 1, 20)]), [true]);
     }
 
     #[test]
