@@ -579,30 +579,6 @@ fn disk_that_stays_full_gives_up_the_oldest_and_goes_on() {
     assert!(times.is_sorted_by(|earlier, later| earlier < later), "nothing twice");
 }
 
-/// A life in which nothing was journalled must not bring a batch back whose envelope is acknowledged and gone.
-#[test]
-fn batch_whose_envelope_is_gone_is_not_sent_again_after_a_quiet_life() {
-    let mut world = World::new(8, Setup { window_ms: 3_000, ..Setup::new() });
-    let mut vehicle = world.start().unwrap();
-    world.run(&mut vehicle, world.now_us + 10 * SECOND_US);
-    world.frame_us = i64::MAX;
-    vehicle.gateway.flush(world.now_us);
-    world.carry_out(&mut vehicle);
-    assert!(vehicle.spool.flush(world.now_us));
-    world.frame_us = 0;
-    world.crash(vehicle, false);
-    // Parked: what is there is acknowledged, nothing is collected.
-    let mut vehicle = world.start().unwrap();
-    world.finish(&mut vehicle);
-    let sent = world.samples(Lane::Bulk).len();
-    assert!(sent > 0);
-    world.frame_us = 0;
-    world.crash(vehicle, false);
-    let mut vehicle = world.start().unwrap();
-    world.finish(&mut vehicle);
-    assert_eq!(world.samples(Lane::Bulk).len(), sent, "nothing twice");
-}
-
 #[test]
 fn boots_are_numbered_without_a_gap_in_any_lane() {
     let mut world = World::new(6, Setup::new());
