@@ -21,6 +21,7 @@ mod problem;
 mod system;
 mod vehicles;
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Router;
@@ -50,6 +51,9 @@ const BODY_BYTES_MAX: usize = 1024 * 1024;
 /// Says why a URL may not be used; `None` where it may.
 pub type UrlFault = dyn Fn(&str) -> Option<String> + Send + Sync;
 
+/// Starts the workflow of an operation.
+pub type StartOperation = dyn Fn(OperationId) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
+
 /// What the API works on.
 pub struct Api {
     /// Customers, keys, vehicles, subscriptions.
@@ -72,8 +76,9 @@ pub struct Api {
     pub webhook_key: WebhookMasterKey,
     /// What is counted.
     pub counters: Arc<Counters>,
-    /// Starts the workflow of an operation that is stored.
-    pub start_operation: Box<dyn Fn(OperationId) + Send + Sync>,
+    /// Starts the workflow of an operation that is stored. Where that fails, whoever looks for unfinished operations
+    /// starts it later.
+    pub start_operation: Box<StartOperation>,
     /// Issues and revokes vehicles' certificates; `None` where vehicles connect without.
     pub certificates: Option<Arc<dyn CertificateAuthority>>,
     /// The key that campaigns are signed with, as agents are configured with it.
@@ -131,8 +136,9 @@ impl Modify for ApiKeySecurity {
     }
 }
 
-fn documented() -> OpenApiRouter<Arc<Api>> {
-    OpenApiRouter::with_openapi(Description::openapi())
+/// The routes of fleet applications.
+fn fleet() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new()
         .routes(routes!(fleet::list_vehicles))
         .routes(routes!(fleet::get_vehicle))
         .routes(routes!(fleet::vehicle_state))
@@ -145,6 +151,11 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(feed::ack))
         .routes(routes!(feed::nack))
         .routes(routes!(feed::stats))
+}
+
+/// The routes of operators and of vehicles that claim their certificate.
+fn admin() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new()
         .routes(routes!(customers::create_customer, customers::list_customers))
         .routes(routes!(customers::get_customer))
         .routes(routes!(customers::create_key))
@@ -162,9 +173,17 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(enrol::revoke))
         .routes(routes!(vehicles::campaigns))
         .routes(routes!(vehicles::ledger))
+}
+
+fn system() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new()
         .routes(routes!(system::health))
         .routes(routes!(system::ready))
         .routes(routes!(system::metrics))
+}
+
+fn documented() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::with_openapi(Description::openapi()).merge(fleet()).merge(admin()).merge(system())
 }
 
 /// The description of the API, OpenAPI 3.1.
@@ -174,16 +193,31 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 
 /// The router with all routes.
 pub fn router(api: Arc<Api>) -> Router {
-    let (router, description) = documented().split_for_parts();
-    let description = description.to_json().expect("the description is plain data");
+    finished(described(documented().split_for_parts().0), api)
+}
+
+/// The router for fleet applications alone: nothing in it changes the reference database.
+pub fn fleet_router(api: Arc<Api>) -> Router {
+    finished(fleet().split_for_parts().0, api)
+}
+
+/// The router for operators, with health and the description of the whole API.
+pub fn admin_router(api: Arc<Api>) -> Router {
+    finished(described(admin().merge(system()).split_for_parts().0), api)
+}
+
+fn described(router: Router<Arc<Api>>) -> Router<Arc<Api>> {
+    let description = openapi().to_json().expect("the description is plain data");
+    router.route("/", axum::routing::get(system::index)).route(
+        "/openapi.json",
+        axum::routing::get(move || async move {
+            ([(axum::http::header::CONTENT_TYPE, "application/json")], description)
+        }),
+    )
+}
+
+fn finished(router: Router<Arc<Api>>, api: Arc<Api>) -> Router {
     router
-        .route("/", axum::routing::get(system::index))
-        .route(
-            "/openapi.json",
-            axum::routing::get(move || async move {
-                ([(axum::http::header::CONTENT_TYPE, "application/json")], description)
-            }),
-        )
         .fallback(problem::no_such_route)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::alerts::Opened;
 use crate::identity::{CustomerId, EventId, SubscriptionId, VehicleRef};
 
 /// Which bus.
@@ -58,6 +59,8 @@ pub struct BusEvent {
     pub received_us: i64,
     /// Latest sample in it, microseconds since the Unix epoch, UTC.
     pub last_us: i64,
+    /// On the default bus: the conditions that the envelope opened.
+    pub opened: Vec<Opened>,
 }
 
 /// The part of an event in clear.

@@ -6,23 +6,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use convoy_protocol::campaign::BATCH_SAMPLES_MAX;
 use convoy_protocol::columns::Columns;
-use convoy_protocol::dtc::{Dtc, DtcChange, DtcRecord};
+use convoy_protocol::dtc::DtcRecord;
 use convoy_protocol::envelope::{Envelope, Header, SECTION_BYTES_MAX, SectionKind};
-use convoy_protocol::id::{ManifestId, VehicleId};
+use convoy_protocol::id::ManifestId;
 use convoy_protocol::manifest::{Manifest, SignalIndex};
 
+use crate::alerts::{self, Opened, alert_grants};
 use crate::bus::{BusEvent, EventClass, Meta, SOURCE_DELIVERY};
-use crate::condition::{Condition, judge};
 use crate::event::{self, AlertCause, Context, Rendered};
 use crate::identity::SubscriptionId;
-use crate::ports::{EventStore, PortError};
-use crate::reference::{ReferenceDatabase, Threshold, ThresholdSide};
+use crate::ports::PortError;
+use crate::reference::ReferenceDatabase;
 use crate::snapshot::{Grant, Snapshot, SnapshotCell};
 
 /// Manifests held in memory at most; beyond it the memory is emptied and filled again.
 const MANIFESTS_CACHED_MAX: usize = 10_000;
-/// Vehicles whose conditions are held in memory at most; beyond it the memory is emptied and filled again.
-const VEHICLES_CACHED_MAX: usize = 100_000;
 
 /// Decoded manifests by their content address.
 pub struct ManifestCache {
@@ -169,29 +167,22 @@ fn check_signals(
 pub struct Enriched {
     /// Events for the delivery bus.
     pub events: Vec<BusEvent>,
-    /// Conditions to store once all of them are published; earlier, a crash in between would lose alerts.
-    pub conditions: Vec<(VehicleId, Condition)>,
 }
 
 type MaskKey = (u64, SubscriptionId, ManifestId);
 
-/// The enrichment function with its memory.
+/// The enrichment function with its memory. It decides nothing that depends on order: what a vehicle's envelopes
+/// opened, one after the other, comes with the event ([`crate::alerts`]).
 pub struct Enricher {
     manifests: Arc<ManifestCache>,
     snapshot: Arc<SnapshotCell>,
-    store: Arc<dyn EventStore>,
     masks: Mutex<HashMap<MaskKey, Arc<Vec<bool>>>>,
-    conditions: Mutex<HashMap<VehicleId, HashMap<String, Condition>>>,
 }
 
 impl Enricher {
     /// An enricher over its ports.
-    pub fn new(
-        manifests: Arc<ManifestCache>,
-        snapshot: Arc<SnapshotCell>,
-        store: Arc<dyn EventStore>,
-    ) -> Self {
-        Self { manifests, snapshot, store, masks: Mutex::default(), conditions: Mutex::default() }
+    pub fn new(manifests: Arc<ManifestCache>, snapshot: Arc<SnapshotCell>) -> Self {
+        Self { manifests, snapshot, masks: Mutex::default() }
     }
 
     /// One event per entitled customer and package, and the alerts that the envelope raises.
@@ -212,7 +203,7 @@ impl Enricher {
             decode_content(&envelope, manifest.as_deref()).map_err(|error| refuse(error.to_string()))?;
         let mut enriched = Enriched::default();
         for grant in grants {
-            let context = context(&envelope.header, grant, event, &snapshot);
+            let context = context(header, grant, event, &snapshot);
             if let (Some(manifest), Some(id)) = (&manifest, header.manifest_id) {
                 let mask = self.mask(snapshot.version, grant, id, manifest);
                 if !header.campaign_id.is_some_and(|campaign| snapshot.is_alert_campaign(campaign)) {
@@ -227,11 +218,12 @@ impl Enricher {
                 enriched.push(&context, EventClass::Telemetry, rendered);
             }
         }
-        if grants.iter().any(|grant| grant.entitlement.alerts) {
-            self.load_conditions(header.vehicle_id).await?;
-            self.dtc_alerts(event, &snapshot, header, &content.dtcs, &mut enriched);
+        if !event.opened.is_empty() {
+            let contexts: Vec<_> =
+                alert_grants(grants).map(|grant| context(header, grant, event, &snapshot)).collect();
+            dtc_alerts(&contexts, &event.opened, &content.dtcs, &mut enriched);
             if let Some(manifest) = &manifest {
-                self.threshold_alerts(event, &snapshot, header, (manifest, &content.columns), &mut enriched);
+                threshold_alerts(&contexts, &event.opened, (manifest, &content.columns), &mut enriched);
             }
         }
         Ok(enriched)
@@ -245,99 +237,41 @@ impl Enricher {
         }
         Arc::clone(masks.entry(key).or_insert_with(|| Arc::new(grant.entitlement.mask.compile(manifest))))
     }
+}
 
-    /// Forgets the conditions in memory, to be read from the store again: what was judged was not published.
-    pub fn forget_conditions(&self) {
-        lock(&self.conditions).clear();
-    }
+fn opened_at<'o>(opened: &'o [Opened], key: &'o str) -> impl Iterator<Item = usize> + 'o {
+    opened.iter().filter(move |opened| opened.key == key).map(|opened| opened.index as usize)
+}
 
-    async fn load_conditions(&self, vehicle_id: VehicleId) -> Result<(), PortError> {
-        if lock(&self.conditions).contains_key(&vehicle_id) {
-            return Ok(());
-        }
-        let stored = self.store.conditions(vehicle_id).await?;
-        let mut conditions = lock(&self.conditions);
-        if conditions.len() >= VEHICLES_CACHED_MAX {
-            conditions.clear();
-        }
-        let by_key = stored.into_iter().map(|condition| (condition.key.clone(), condition)).collect();
-        conditions.entry(vehicle_id).or_insert(by_key);
-        Ok(())
-    }
-
-    fn judge(
-        &self,
-        header: &Header,
-        key: &str,
-        observations: &[(i64, Option<bool>)],
-        enriched: &mut Enriched,
-    ) -> Vec<usize> {
-        let mut conditions = lock(&self.conditions);
-        let of_vehicle = conditions.entry(header.vehicle_id).or_default();
-        let (edges, condition) = judge(of_vehicle.get(key), key, header.key(), observations.iter().copied());
-        of_vehicle.insert(key.to_owned(), condition.clone());
-        enriched.conditions.push((header.vehicle_id, condition));
-        edges.into_iter().filter(|edge| edge.opened).map(|edge| edge.index).collect()
-    }
-
-    fn dtc_alerts(
-        &self,
-        event: &BusEvent,
-        snapshot: &Snapshot,
-        header: &Header,
-        records: &[DtcRecord],
-        enriched: &mut Enriched,
-    ) {
-        let mut by_dtc: HashMap<String, Vec<&DtcRecord>> = HashMap::new();
-        for record in records {
-            by_dtc.entry(dtc_condition(record.dtc)).or_default().push(record);
-        }
-        let mut keys: Vec<_> = by_dtc.keys().cloned().collect();
-        keys.sort();
-        for key in keys {
-            let records = &by_dtc[&key];
-            let observations: Vec<_> = records
-                .iter()
-                .map(|record| {
-                    let time_us = ordering_us(record.timestamp_us, event.received_us);
-                    (time_us, Some(record.change == DtcChange::Opened))
-                })
-                .collect();
-            for index in self.judge(header, &key, &observations, enriched) {
-                for grant in alert_grants(snapshot, header.vehicle_id) {
-                    let context = context(header, grant, event, snapshot);
-                    let rendered = event::alert(&context, &key, AlertCause::DtcOpened(records[index]));
-                    enriched.push(&context, EventClass::Alert, rendered);
-                }
+fn dtc_alerts(contexts: &[Context<'_>], opened: &[Opened], records: &[DtcRecord], enriched: &mut Enriched) {
+    for (key, records) in alerts::by_dtc(records) {
+        for record in opened_at(opened, &key).filter_map(|index| records.get(index)) {
+            for context in contexts {
+                let rendered = event::alert(context, &key, AlertCause::DtcOpened(record));
+                enriched.push(context, EventClass::Alert, rendered);
             }
         }
     }
+}
 
-    fn threshold_alerts(
-        &self,
-        event: &BusEvent,
-        snapshot: &Snapshot,
-        header: &Header,
-        (manifest, columns): (&Manifest, &Columns),
-        enriched: &mut Enriched,
-    ) {
-        for grant in alert_grants(snapshot, header.vehicle_id) {
-            let context = context(header, grant, event, snapshot);
-            for (number, rule) in grant.entitlement.thresholds.iter().enumerate() {
-                let (unit, samples) = samples_at(manifest, columns, &rule.path);
-                if samples.is_empty() {
-                    continue;
-                }
-                let key = format!("threshold/{}/{number}", grant.entitlement.subscription_id);
-                let observations: Vec<_> = samples
-                    .iter()
-                    .map(|(time_us, value)| (ordering_us(*time_us, event.received_us), crossed(rule, *value)))
-                    .collect();
-                for index in self.judge(header, &key, &observations, enriched) {
-                    let (sampled_us, value) = samples[index];
-                    let cause = AlertCause::Threshold { rule, value, unit, sampled_us };
-                    enriched.push(&context, EventClass::Alert, event::alert(&context, &key, cause));
-                }
+fn threshold_alerts(
+    contexts: &[Context<'_>],
+    opened: &[Opened],
+    (manifest, columns): (&Manifest, &Columns),
+    enriched: &mut Enriched,
+) {
+    for context in contexts {
+        let entitlement = &context.grant.entitlement;
+        for (number, rule) in entitlement.thresholds.iter().enumerate() {
+            let key = alerts::threshold_condition(&entitlement.subscription_id, number);
+            let mut indexes = opened_at(opened, &key).peekable();
+            if indexes.peek().is_none() {
+                continue;
+            }
+            let (unit, samples) = alerts::samples_at(manifest, columns, &rule.path);
+            for (sampled_us, value) in indexes.filter_map(|index| samples.get(index).copied()) {
+                let cause = AlertCause::Threshold { rule, value, unit, sampled_us };
+                enriched.push(context, EventClass::Alert, event::alert(context, &key, cause));
             }
         }
     }
@@ -362,6 +296,7 @@ impl Enriched {
             payload: Bytes::from(rendered.body),
             received_us: context.received_us,
             last_us: rendered.last_us,
+            opened: Vec::new(),
         });
     }
 }
@@ -370,61 +305,10 @@ fn context<'a>(header: &'a Header, grant: &'a Grant, event: &BusEvent, snapshot:
     Context { header, grant, received_us: event.received_us, snapshot_version: snapshot.version }
 }
 
-fn alert_grants(snapshot: &Snapshot, vehicle_id: VehicleId) -> impl Iterator<Item = &Grant> {
-    snapshot.grants(vehicle_id).iter().filter(|grant| grant.entitlement.alerts)
-}
-
-/// Key of the condition that a trouble code is. Alert ids are made from it, so its form never changes.
-fn dtc_condition(dtc: Dtc) -> String {
-    match dtc {
-        Dtc::J1939 { sa, spn, fmi } => format!("dtc/j1939/{sa}/{spn}/{fmi}"),
-        Dtc::Obd { ecu, code } => format!("dtc/obd/{ecu:x}/{code:04x}"),
-    }
-}
-
-/// Unit and samples of a path, in time order.
-fn samples_at<'m>(manifest: &'m Manifest, columns: &Columns, path: &str) -> (&'m str, Vec<(i64, f64)>) {
-    let mut unit = "";
-    let mut samples = Vec::new();
-    for group in &columns.groups {
-        for column in &group.columns {
-            let Some(def) = manifest.signal(column.signal).filter(|def| def.path == path) else { continue };
-            unit = &def.path_unit;
-            let rows = group.times_us.iter().enumerate();
-            samples.extend(rows.filter_map(|(row, time_us)| {
-                event::value_at(&column.values, def, row).map(|value| (*time_us, value))
-            }));
-        }
-    }
-    samples.sort_by_key(|(time_us, _)| *time_us);
-    (unit, samples)
-}
-
-/// Is the value beyond the limit (`true`), back by the hysteresis (`false`), or in between?
-fn crossed(rule: &Threshold, value: f64) -> Option<bool> {
-    let beyond = match rule.side {
-        ThresholdSide::Above => value - rule.limit,
-        ThresholdSide::Below => rule.limit - value,
-    };
-    if beyond > 0.0 {
-        Some(true)
-    } else if beyond <= -rule.hysteresis {
-        Some(false)
-    } else {
-        None
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Do not change this test: alert ids that customers have seen are made from these keys.
-    #[test]
-    fn keys_of_trouble_codes_keep_their_form() {
-        assert_eq!(dtc_condition(Dtc::J1939 { sa: 0, spn: 980, fmi: 9 }), "dtc/j1939/0/980/9");
-        assert_eq!(dtc_condition(Dtc::Obd { ecu: 0x7E8, code: 0x0301 }), "dtc/obd/7e8/0301");
-    }
+    use convoy_protocol::id::VehicleId;
 
     /// An envelope of `sections` samples sections, each of `rows` rows of one signal.
     fn envelope_of(sections: usize, rows: usize) -> Vec<u8> {

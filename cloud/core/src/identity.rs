@@ -119,7 +119,7 @@ prefixed_id!(
 );
 
 /// Secret of a customer from which its pseudonyms are derived; 32 random bytes, made when the customer is.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CustomerKey(pub [u8; 32]);
 
 impl fmt::Debug for CustomerKey {

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use convoy_protocol::checkin::{CheckIn, DropReason, DropReport};
 use convoy_protocol::downlink::Down;
-use convoy_protocol::envelope::{Envelope, Section, SectionKind};
+use convoy_protocol::envelope::{Envelope, Header, Section, SectionKind};
 use convoy_protocol::id::{ManifestId, VehicleId};
 use convoy_protocol::manifest::{Manifest, id_of_encoding};
 use convoy_protocol::report::Report;
 use object_store::ObjectStore;
 
+use crate::alerts::{Judge, Opened};
 use crate::bus::{BusEvent, BusName, Meta, SOURCE_INGEST, TYPE_ENVELOPE};
 use crate::counters::{Counters, add};
 use crate::enrich::{Content, ManifestCache, decode_content, ordering_us};
@@ -47,6 +48,8 @@ pub struct Ingest {
     pub objects: Arc<dyn ObjectStore>,
     /// For asking a vehicle for its manifest.
     pub downlink: Arc<dyn Downlink>,
+    /// Says which conditions an envelope opens.
+    pub judge: Judge,
     /// The closed loop, which takes what vehicles report.
     pub steering: Arc<Steering>,
     /// What is counted.
@@ -56,6 +59,7 @@ pub struct Ingest {
 /// A record that passed validation.
 struct Valid<'r> {
     record: &'r Record,
+    header: Header,
     stored: StoredEnvelope,
     content: Content,
     manifest: Option<Arc<Manifest>>,
@@ -198,7 +202,7 @@ impl Ingest {
             received_us: record.received_us,
             bytes: record.payload.clone(),
         };
-        Ok(Verdict::Valid(Box::new(Valid { record, stored, content, manifest, announced })))
+        Ok(Verdict::Valid(Box::new(Valid { record, header: *header, stored, content, manifest, announced })))
     }
 
     async fn store_and_publish(&self, mut valid: Vec<Valid<'_>>) -> Result<(), PortError> {
@@ -216,19 +220,48 @@ impl Ingest {
         new.retain(|novelty| *novelty != Novelty::Forgotten);
         let states: Vec<_> = valid.iter().filter_map(last_values).collect();
         self.store.put_state(&states).await?;
-        let results = self.bus.publish(BusName::Default, valid.iter().map(bus_event).collect()).await;
-        if let Some(Err(error)) = results.iter().find(|r| matches!(r, Err(e) if e.is_transient())) {
-            return Err(error.clone());
-        }
-        for (item, result) in valid.iter().zip(results) {
-            if let Err(error) = result {
-                set_aside(&self.objects, Shelf::DeadLetters, item.record, &error.to_string()).await?;
-                add(&self.counters.records_dead, 1);
-            }
+        if let Err(error) = self.judge_and_publish(&valid).await {
+            self.judge.forget();
+            return Err(error);
         }
         self.count(&valid, &new);
         for item in &valid {
             self.take_report(item.record).await?;
+        }
+        Ok(())
+    }
+
+    /// Publishes what is new with the conditions it opened, and remembers these after that.
+    async fn judge_and_publish(&self, valid: &[Valid<'_>]) -> Result<(), PortError> {
+        let (mut events, mut conditions) = (Vec::with_capacity(valid.len()), Vec::new());
+        for item in valid {
+            let manifest = item.manifest.as_deref();
+            let received_us = item.record.received_us;
+            let judged = self.judge.judge(&item.header, received_us, manifest, &item.content).await?;
+            events.push(bus_event(item, judged.opened));
+            conditions.push(judged.conditions);
+        }
+        let results = self.bus.publish(BusName::Default, events).await;
+        if let Some(Err(error)) = results.iter().find(|r| matches!(r, Err(e) if e.is_transient())) {
+            return Err(error.clone());
+        }
+        let mut published = Vec::new();
+        let mut is_refused = false;
+        for ((item, result), conditions) in valid.iter().zip(results).zip(conditions) {
+            if let Err(error) = result {
+                set_aside(&self.objects, Shelf::DeadLetters, item.record, &error.to_string()).await?;
+                add(&self.counters.records_dead, 1);
+                is_refused = true;
+            } else {
+                published.extend(conditions);
+            }
+        }
+        if !published.is_empty() {
+            self.store.put_conditions(&published).await?;
+        }
+        if is_refused {
+            // What was judged of a refused event was not said to anybody.
+            self.judge.forget();
         }
         Ok(())
     }
@@ -333,7 +366,7 @@ fn span_us(content: &Content) -> Option<(i64, i64)> {
     }
 }
 
-fn bus_event(item: &Valid<'_>) -> BusEvent {
+fn bus_event(item: &Valid<'_>, opened: Vec<Opened>) -> BusEvent {
     BusEvent {
         source: SOURCE_INGEST,
         detail_type: TYPE_ENVELOPE,
@@ -344,6 +377,7 @@ fn bus_event(item: &Valid<'_>) -> BusEvent {
         payload: Bytes::copy_from_slice(&item.record.payload),
         received_us: item.record.received_us,
         last_us: item.stored.last_us,
+        opened,
     }
 }
 

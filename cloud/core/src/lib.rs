@@ -8,6 +8,7 @@
 //! [`ambient`] for time and randomness. One machine and AWS run this same code.
 #![warn(missing_docs)]
 
+pub mod alerts;
 pub mod ambient;
 pub mod api;
 pub mod archive;

@@ -227,32 +227,40 @@ impl std::fmt::Display for QueueName {
 /// A message to put into a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueueMessage {
-    /// The event's delivered id: a message whose id the queue has seen changes nothing.
+    /// The event's delivered id: where the queue keeps ids, a message whose id it has seen changes nothing.
     pub event_id: EventId,
     /// The event, JSON.
     pub body: Vec<u8>,
 }
 
-/// Names one reception of a message; a later reception has another one.
+/// Longest receipt, characters; SQS documents 1,024 for its own.
+const RECEIPT_CHARS_MAX: usize = 1_024;
+
+/// Names one reception of a message; a later reception has another one. Its form is the queue's own affair: visible
+/// ASCII without quotes and backslashes, so that it needs no escape in JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Receipt {
-    /// The message's number in its queue.
-    pub message: u64,
-    /// How often it had been received when this receipt was made, from 1.
-    pub attempt: u32,
+pub struct Receipt(String);
+
+impl Receipt {
+    /// As it goes to the customer and comes back.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 impl std::fmt::Display for Receipt {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "r{}.{}", self.message, self.attempt)
+        f.write_str(&self.0)
     }
 }
 
 impl std::str::FromStr for Receipt {
     type Err = ();
     fn from_str(text: &str) -> Result<Self, ()> {
-        let (message, attempt) = text.strip_prefix('r').and_then(|text| text.split_once('.')).ok_or(())?;
-        Ok(Self { message: message.parse().map_err(|_| ())?, attempt: attempt.parse().map_err(|_| ())? })
+        let fits = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
+        (!text.is_empty() && text.len() <= RECEIPT_CHARS_MAX && text.bytes().all(fits))
+            .then(|| Self(text.to_owned()))
+            .ok_or(())
     }
 }
 
@@ -261,10 +269,10 @@ impl std::str::FromStr for Receipt {
 pub struct Received {
     /// Names this reception.
     pub receipt: Receipt,
-    /// The event's delivered id.
-    pub event_id: EventId,
-    /// The event, JSON.
-    pub body: Vec<u8>,
+    /// How often the message was received, this time included.
+    pub attempt: u32,
+    /// Its events, at least one: what was packed together comes, and is acknowledged, together.
+    pub events: Vec<QueueMessage>,
     /// When it was put into the queue, microseconds since the Unix epoch, UTC.
     pub sent_us: i64,
 }
@@ -278,11 +286,15 @@ pub struct QueueStats {
     pub in_flight: u64,
     /// Messages given up.
     pub dead: u64,
-    /// When the oldest message that is not acknowledged was sent, microseconds since the Unix epoch, UTC.
+    /// When the oldest message that is not acknowledged was sent, microseconds since the Unix epoch, UTC; `None` too
+    /// where the service does not tell.
     pub oldest_us: Option<i64>,
 }
 
 /// Customer queues: at least once, leased, no order promised.
+///
+/// A queue of our own keeps what it has seen and tells a stale receipt from a current one; SQS does neither, so no
+/// caller may rely on it: a customer drops an event whose id it has seen.
 #[async_trait]
 pub trait CustomerQueue: Send + Sync {
     /// Puts messages into queues.
@@ -313,6 +325,8 @@ pub trait CustomerQueue: Send + Sync {
 pub enum Resource {
     /// A queue.
     Queue(QueueName),
+    /// What posts to an endpoint of the basic class: on AWS an API destination.
+    Destination(WebhookEndpointId),
     /// A rule on the delivery bus.
     Rule(Rule),
 }
@@ -322,6 +336,7 @@ impl Resource {
     pub fn name(&self) -> String {
         match self {
             Self::Queue(queue) => queue.to_string(),
+            Self::Destination(endpoint) => format!("destination/{endpoint}"),
             Self::Rule(rule) => format!("rule/{}", rule.name),
         }
     }

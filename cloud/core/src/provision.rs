@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use crate::bus::EventClass;
 use crate::ports::{PortError, Provisioner, QueueName, Resource};
-use crate::reference::{Operation, ReferenceDatabase, Subscription, SubscriptionStatus};
+use crate::reference::{EndpointClass, Operation, ReferenceDatabase, Subscription, SubscriptionStatus};
 use crate::rules::{Rule, Target};
 use crate::snapshot::SnapshotCell;
 
@@ -92,8 +92,8 @@ impl Progress {
     }
 }
 
-/// The resources a subscription needs.
-pub fn resources(subscription: &Subscription) -> Vec<Resource> {
+/// The resources a subscription needs; `class` is that of its endpoint, if it has one.
+pub fn resources(subscription: &Subscription, class: EndpointClass) -> Vec<Resource> {
     let id = &subscription.id;
     let rule =
         |class, target| Resource::Rule(Rule::of_subscription(&subscription.customer_id, id, class, target));
@@ -102,34 +102,46 @@ pub fn resources(subscription: &Subscription) -> Vec<Resource> {
         resources.push(Resource::Queue(QueueName::Subscription(id.clone())));
     }
     if let Some(endpoint) = &subscription.terms.delivery.webhook {
-        resources.push(Resource::Queue(QueueName::Webhook(endpoint.clone())));
+        resources.push(match class {
+            EndpointClass::Signed => Resource::Queue(QueueName::Webhook(endpoint.clone())),
+            EndpointClass::Basic => Resource::Destination(endpoint.clone()),
+        });
     }
     resources.push(rule(None, Target::Feed(id.clone())));
     if subscription.terms.delivery.queue {
         resources.push(rule(None, Target::Queue(id.clone())));
     }
     if let Some(endpoint) = &subscription.terms.delivery.webhook {
-        resources.push(rule(Some(EventClass::Alert), Target::Webhook(endpoint.clone())));
+        let target = match class {
+            EndpointClass::Signed => Target::Webhook(endpoint.clone()),
+            EndpointClass::Basic => Target::Destination(endpoint.clone()),
+        };
+        resources.push(rule(Some(EventClass::Alert), target));
     }
     resources
 }
 
 /// The plan that brings a new subscription to life.
-pub fn plan_create(subscription: &Subscription) -> Progress {
-    let resources = resources(subscription);
+pub fn plan_create(subscription: &Subscription, class: EndpointClass) -> Progress {
+    let resources = resources(subscription, class);
     let mut steps: Vec<Step> = resources.iter().cloned().map(Step::Create).collect();
     steps.push(Step::ReadBack(resources));
     steps.push(Step::SetStatus(SubscriptionStatus::Active));
     Progress::planned(steps)
 }
 
-/// The plan that ends a subscription. An endpoint's queue stays: other subscriptions may use it.
-pub fn plan_remove(subscription: &Subscription) -> Progress {
+/// The plan that ends a subscription. What belongs to its endpoint stays: other subscriptions may use it.
+pub fn plan_remove(subscription: &Subscription, class: EndpointClass) -> Progress {
     let mut steps = vec![Step::SetStatus(SubscriptionStatus::Deprovisioning)];
-    let own = |resource: &Resource| !matches!(resource, Resource::Queue(QueueName::Webhook(_)));
-    steps.extend(resources(subscription).into_iter().rev().filter(own).map(Step::Delete));
+    let own = |resource: &Resource| !of_endpoint(resource);
+    steps.extend(resources(subscription, class).into_iter().rev().filter(own).map(Step::Delete));
     steps.push(Step::SetStatus(SubscriptionStatus::Ended));
     Progress::planned(steps)
+}
+
+/// Does the resource belong to an endpoint, which several subscriptions may use?
+const fn of_endpoint(resource: &Resource) -> bool {
+    matches!(resource, Resource::Queue(QueueName::Webhook(_)) | Resource::Destination(_))
 }
 
 /// What an operation is carried out on.
@@ -146,15 +158,20 @@ impl Worker<'_> {
     /// Carries an operation to its end. An error means that a service is not available: call again later, work done
     /// so far is kept.
     pub async fn run(&self, operation: &mut Operation) -> Result<(), PortError> {
-        while operation.progress.status == OperationStatus::Running {
-            self.advance(operation).await?;
-            self.reference.save_progress(&operation.id, &operation.progress).await?;
-        }
-        while operation.progress.status == OperationStatus::Undoing {
-            self.undo(operation).await?;
-            self.reference.save_progress(&operation.id, &operation.progress).await?;
+        while operation.progress.status.is_unfinished() {
+            self.step(operation).await?;
         }
         Ok(())
+    }
+
+    /// Does or undoes one step and stores the progress; nothing for an operation that is finished.
+    pub async fn step(&self, operation: &mut Operation) -> Result<(), PortError> {
+        match operation.progress.status {
+            OperationStatus::Running => self.advance(operation).await?,
+            OperationStatus::Undoing => self.undo(operation).await?,
+            _ => return Ok(()),
+        }
+        self.reference.save_progress(&operation.id, &operation.progress).await
     }
 
     async fn advance(&self, operation: &mut Operation) -> Result<(), PortError> {
@@ -192,8 +209,8 @@ impl Worker<'_> {
             return Ok(());
         };
         let outcome = match step {
-            // An endpoint's queue may be in use by another subscription; an unused one costs nothing.
-            Step::Create(Resource::Queue(QueueName::Webhook(_))) => Ok(()),
+            // It may be in use by another subscription; an unused one costs nothing.
+            Step::Create(resource) if of_endpoint(resource) => Ok(()),
             Step::Create(resource) => self.provisioner.delete(resource).await,
             Step::Delete(_) | Step::ReadBack(_) | Step::SetStatus(_) => Ok(()),
         };

@@ -20,7 +20,7 @@ use crate::mask::FieldSelection;
 use crate::ports::PortError;
 
 /// A customer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Customer {
     /// Its id.
     pub id: CustomerId,
@@ -83,7 +83,7 @@ impl std::fmt::Debug for VehicleMapping {
 }
 
 /// A vehicle as a customer has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CustomerVehicle {
     /// The vehicle.
     pub vehicle_id: VehicleId,
@@ -177,7 +177,7 @@ pub struct Delivery {
     /// A queue of its own, read by `stream/pull`.
     #[serde(default = "yes")]
     pub queue: bool,
-    /// Alerts go to this endpoint, signed.
+    /// Alerts go to this endpoint.
     #[serde(default)]
     pub webhook: Option<WebhookEndpointId>,
 }
@@ -229,7 +229,7 @@ impl SubscriptionStatus {
 }
 
 /// A customer's subscription.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Subscription {
     /// Its id.
     pub id: SubscriptionId,
@@ -271,6 +271,32 @@ pub struct SubscriptionTerms {
     pub ends_us: Option<i64>,
 }
 
+/// How alerts are posted to an endpoint.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EndpointClass {
+    /// Signed for each attempt (Standard Webhooks), tried for three days, disabled by 410.
+    #[default]
+    Signed,
+    /// With a fixed key in a header; on AWS an EventBridge API destination: 5 seconds to answer, tried for a day.
+    Basic,
+}
+
+impl EndpointClass {
+    /// Its name in the database and in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Signed => "signed",
+            Self::Basic => "basic",
+        }
+    }
+
+    /// Reads a name; `None` for any other text.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Signed, Self::Basic].into_iter().find(|class| class.as_str() == name)
+    }
+}
+
 /// A customer's HTTP endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebhookEndpoint {
@@ -280,6 +306,8 @@ pub struct WebhookEndpoint {
     pub customer_id: CustomerId,
     /// Where alerts are posted.
     pub url: String,
+    /// How.
+    pub class: EndpointClass,
     /// Set when it answered 410 Gone; nothing is sent any more.
     pub disabled_us: Option<i64>,
     /// When it was made, microseconds since the Unix epoch, UTC.
@@ -363,7 +391,7 @@ pub struct ReportedCampaigns {
 }
 
 /// Everything the routing snapshot is compiled from, read in one transaction.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct RoutingRows {
     /// Grows with every change that touches routing.
     pub version: u64,

@@ -24,16 +24,18 @@ pub enum Target {
     Queue(SubscriptionId),
     /// A subscription's feed.
     Feed(SubscriptionId),
-    /// A customer's HTTP endpoint, signed.
+    /// A customer's HTTP endpoint of the signed class.
     Webhook(WebhookEndpointId),
+    /// A customer's HTTP endpoint of the basic class.
+    Destination(WebhookEndpointId),
 }
 
 impl Target {
-    /// The queue behind the target; `None` for a feed.
+    /// The queue behind the target on one machine; `None` for a feed.
     pub fn queue(&self) -> Option<QueueName> {
         match self {
             Self::Queue(id) => Some(QueueName::Subscription(id.clone())),
-            Self::Webhook(id) => Some(QueueName::Webhook(id.clone())),
+            Self::Webhook(id) | Self::Destination(id) => Some(QueueName::Webhook(id.clone())),
             Self::Feed(_) => None,
         }
     }
@@ -70,6 +72,7 @@ impl Rule {
             Target::Queue(_) => "queue",
             Target::Feed(_) => "feed",
             Target::Webhook(_) => "webhook",
+            Target::Destination(_) => "destination",
         };
         Self { name: format!("{subscription}-{kind}"), pattern: pattern.to_string(), target }
     }

@@ -207,14 +207,18 @@ impl SnapshotCell {
 
     /// Compiles a new snapshot if the reference database has changed.
     pub async fn refresh(&self, reference: &dyn ReferenceDatabase) -> Result<(), PortError> {
-        if reference.routing_version().await? <= self.current().version {
-            return Ok(());
+        if reference.routing_version().await? > self.current().version {
+            self.install(Snapshot::compile(&reference.routing_rows().await?));
         }
-        let snapshot = Arc::new(Snapshot::compile(&reference.routing_rows().await?));
+        Ok(())
+    }
+
+    /// Takes a snapshot that is newer than the current one; an older one changes nothing.
+    pub fn install(&self, snapshot: Snapshot) {
+        let snapshot = Arc::new(snapshot);
         let mut current = self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         if snapshot.version > current.version {
             *current = snapshot;
         }
-        Ok(())
     }
 }

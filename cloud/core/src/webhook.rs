@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
@@ -11,10 +11,13 @@ use crate::ambient::Ambient;
 use crate::counters::{Counters, add};
 use crate::identity::{EventId, WebhookEndpointId};
 use crate::ports::{
-    CustomerQueue, PortError, QueueName, Received, WebhookRequest, WebhookResponse, WebhookSender,
+    CustomerQueue, PortError, QueueMessage, QueueName, Received, WebhookRequest, WebhookResponse,
+    WebhookSender,
 };
-use crate::reference::{ReferenceDatabase, WebhookEndpoint};
+use crate::reference::{EndpointClass, ReferenceDatabase, WebhookEndpoint};
 
+/// Header that carries the key of an endpoint of the basic class.
+pub const BASIC_HEADER: &str = "x-convoy-key";
 /// Attempts per event, the first included.
 pub const ATTEMPTS_MAX: u32 = 10;
 /// Wait after each failed attempt, seconds: 75 h 35 min in all (Standard Webhooks, "deliverability").
@@ -45,6 +48,14 @@ impl WebhookMasterKey {
     /// The endpoint's secret as its owner gets it: `whsec_` and base 64.
     pub fn secret_text(&self, endpoint: &WebhookEndpointId) -> String {
         format!("whsec_{}", STANDARD.encode(self.secret(endpoint)))
+    }
+
+    /// What is sent with every post to an endpoint of the basic class, in the header [`BASIC_HEADER`].
+    pub fn basic_text(&self, endpoint: &WebhookEndpointId) -> String {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
+        mac.update(b"webhook basic 1 ");
+        mac.update(endpoint.as_str().as_bytes());
+        format!("cvw_{}", URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
     }
 
     /// The headers that sign a body: id, timestamp and HMAC-SHA256 over `id.timestamp.body`.
@@ -99,92 +110,119 @@ pub fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// The dispatcher's ports.
+/// Posts one event to an endpoint and says what comes next.
+pub struct Poster<'a> {
+    /// How it is posted.
+    pub sender: &'a dyn WebhookSender,
+    /// Signs it.
+    pub key: &'a WebhookMasterKey,
+    /// Time and jitter.
+    pub ambient: &'a Ambient,
+}
+
+/// What one attempt leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// It is there.
+    Delivered,
+    /// Try again after about this long, seconds.
+    Retry {
+        /// The wait, without jitter.
+        wait_s: u64,
+    },
+    /// Never try again.
+    GiveUp {
+        /// Why, for people.
+        reason: String,
+        /// The endpoint is gone: nothing may be sent to it any more.
+        disable: bool,
+    },
+}
+
+impl Poster<'_> {
+    /// The given attempt, counted from 1.
+    pub async fn attempt(&self, endpoint: &WebhookEndpoint, event: &QueueMessage, attempt: u32) -> Next {
+        if endpoint.disabled_us.is_some() {
+            return Next::GiveUp { reason: "endpoint is disabled: it answered 410".into(), disable: false };
+        }
+        let now_us = self.ambient.now_us();
+        let headers = match endpoint.class {
+            EndpointClass::Signed => self.key.sign(&endpoint.id, &event.event_id, now_us, &event.body),
+            EndpointClass::Basic => vec![(BASIC_HEADER, self.key.basic_text(&endpoint.id))],
+        };
+        let request = WebhookRequest { url: endpoint.url.clone(), headers, body: event.body.clone() };
+        next(&self.sender.post(&request).await, attempt)
+    }
+
+    /// The wait plus or minus a tenth, microseconds, so that many events do not come back at once.
+    pub fn jittered_us(&self, wait_s: u64) -> i64 {
+        let wait_us = i64::try_from(wait_s.min(RETRY_AFTER_S_MAX)).unwrap_or(0) * 1_000_000;
+        let dice = i64::from(u16::from_le_bytes(self.ambient.random()));
+        wait_us - wait_us / 10 + wait_us / 5 * dice / i64::from(u16::MAX)
+    }
+}
+
+/// The dispatcher of one machine: it works off queues with leases.
 pub struct Dispatcher<'a> {
     /// Where endpoints are kept.
     pub reference: &'a dyn ReferenceDatabase,
     /// Where events wait.
     pub queue: &'a dyn CustomerQueue,
-    /// How they are posted.
-    pub sender: &'a dyn WebhookSender,
-    /// Signs them.
-    pub key: &'a WebhookMasterKey,
-    /// Time and jitter.
-    pub ambient: &'a Ambient,
+    /// Posts them.
+    pub poster: Poster<'a>,
     /// What is counted.
     pub counters: &'a Counters,
-}
-
-/// What one attempt leads to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Next {
-    Delivered,
-    Retry { wait_s: u64 },
-    GiveUp { reason: String, disable: bool },
 }
 
 impl Dispatcher<'_> {
     /// Posts what waits for one endpoint, one batch; `true` if there may be more now.
     pub async fn dispatch(&self, endpoint: &WebhookEndpoint) -> Result<bool, PortError> {
         let queue = QueueName::Webhook(endpoint.id.clone());
-        let now_us = self.ambient.now_us();
+        let now_us = self.poster.ambient.now_us();
         let batch = self.queue.receive(&queue, BATCH, BATCH_BYTES, LEASE_US, now_us).await?;
         let more = batch.len() == BATCH as usize;
-        let mut disabled = endpoint.disabled_us.is_some();
+        let mut endpoint = endpoint.clone();
         for message in batch {
-            disabled = self.attempt(endpoint, &queue, message, disabled).await?;
+            self.attempt(&mut endpoint, &queue, message).await?;
         }
         Ok(more)
     }
 
     async fn attempt(
         &self,
-        endpoint: &WebhookEndpoint,
+        endpoint: &mut WebhookEndpoint,
         queue: &QueueName,
         message: Received,
-        disabled: bool,
-    ) -> Result<bool, PortError> {
+    ) -> Result<(), PortError> {
         let receipts = [message.receipt.clone()];
-        let next = if disabled {
-            Next::GiveUp { reason: "endpoint is disabled: it answered 410".into(), disable: false }
-        } else {
-            let now_us = self.ambient.now_us();
-            let request = WebhookRequest {
-                url: endpoint.url.clone(),
-                headers: self.key.sign(&endpoint.id, &message.event_id, now_us, &message.body),
-                body: message.body,
-            };
-            next(&self.sender.post(&request).await, message.receipt.attempt)
-        };
-        match next {
+        let mut outcome = Next::Delivered;
+        for event in &message.events {
+            outcome = self.poster.attempt(endpoint, event, message.attempt).await;
+            if outcome != Next::Delivered {
+                break;
+            }
+        }
+        let now_us = self.poster.ambient.now_us();
+        match outcome {
             Next::Delivered => {
-                self.queue.ack(queue, &receipts, self.ambient.now_us()).await?;
+                self.queue.ack(queue, &receipts, now_us).await?;
                 add(&self.counters.webhooks_delivered, 1);
-                Ok(disabled)
             }
             Next::Retry { wait_s } => {
-                let visible_us = self.ambient.now_us() + self.jittered_us(wait_s);
-                self.queue.nack(queue, &receipts, visible_us).await?;
+                self.queue.nack(queue, &receipts, now_us + self.poster.jittered_us(wait_s)).await?;
                 add(&self.counters.webhooks_retried, 1);
-                Ok(disabled)
             }
             Next::GiveUp { reason, disable } => {
                 self.queue.bury(queue, &receipts, &reason).await?;
                 add(&self.counters.webhooks_dead, 1);
-                tracing::warn!(endpoint.id = %endpoint.id, event.id = %message.event_id, reason, "webhook given up");
+                tracing::warn!(endpoint.id = %endpoint.id, reason, "webhook given up");
                 if disable {
-                    self.reference.disable_endpoint(&endpoint.id, self.ambient.now_us()).await?;
+                    endpoint.disabled_us = Some(now_us);
+                    self.reference.disable_endpoint(&endpoint.id, now_us).await?;
                 }
-                Ok(disabled || disable)
             }
         }
-    }
-
-    /// The wait plus or minus a tenth, microseconds, so that many events do not come back at once.
-    fn jittered_us(&self, wait_s: u64) -> i64 {
-        let wait_us = i64::try_from(wait_s.min(RETRY_AFTER_S_MAX)).unwrap_or(0) * 1_000_000;
-        let dice = i64::from(u16::from_le_bytes(self.ambient.random()));
-        wait_us - wait_us / 10 + wait_us / 5 * dice / i64::from(u16::MAX)
+        Ok(())
     }
 }
 

@@ -102,7 +102,7 @@ struct Pulled {
 #[derive(Deserialize)]
 struct Message {
     receipt: String,
-    event: Event,
+    events: Vec<Event>,
 }
 
 #[derive(Deserialize)]
@@ -292,7 +292,7 @@ async fn pull_once(queue: &Queue, application: &mut Application) -> Result<Durat
         if application.is_done() {
             break;
         }
-        application.handle(&message.event, "queue");
+        message.events.iter().for_each(|event| application.handle(event, "queue"));
         // A duplicate is acknowledged like any other, else it would come for ever.
         receipts.push(message.receipt);
     }

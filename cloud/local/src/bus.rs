@@ -23,7 +23,7 @@ pub struct LocalBus {
     pub enricher: Enricher,
     /// Rules of the delivery bus.
     pub rules: CurrentRules,
-    /// Where feeds and conditions are kept.
+    /// Where feeds are kept.
     pub store: Arc<dyn EventStore>,
     /// Where queues are kept.
     pub queue: Arc<dyn CustomerQueue>,
@@ -38,23 +38,16 @@ impl LocalBus {
         let mut enriched = Vec::with_capacity(events.len());
         for event in events {
             match self.enricher.enrich(event).await {
-                // What comes after it may not be judged before it: the whole batch comes again.
-                Err(error) if error.is_transient() => return self.fail_all(events, &error),
+                Err(error) if error.is_transient() => return fail_all(events, &error),
                 outcome => enriched.push(outcome),
             }
         }
-        let good: Vec<&Enriched> = enriched.iter().filter_map(|outcome| outcome.as_ref().ok()).collect();
-        match self.deliver_and_remember(&good).await {
-            Err(error) if error.is_transient() => return self.fail_all(events, &error),
-            Err(_) => return self.deliver_one_by_one(events, enriched).await,
-            Ok(()) => {}
+        let good: Vec<_> = enriched.iter().flatten().flat_map(|one: &Enriched| &one.events).collect();
+        match self.deliver(&good).await {
+            Err(error) if error.is_transient() => fail_all(events, &error),
+            Err(_) => self.deliver_one_by_one(events, enriched).await,
+            Ok(()) => enriched.into_iter().map(|outcome| outcome.map(drop)).collect(),
         }
-        enriched.into_iter().map(|outcome| outcome.map(drop)).collect()
-    }
-
-    fn fail_all(&self, events: &[BusEvent], error: &PortError) -> Vec<Result<(), PortError>> {
-        self.enricher.forget_conditions();
-        events.iter().map(|_| Err(error.clone())).collect()
     }
 
     /// What is refused together is given each alone, so that one event takes no other with it.
@@ -66,26 +59,15 @@ impl LocalBus {
         let mut results = Vec::with_capacity(events.len());
         for outcome in enriched {
             let result = match &outcome {
-                Ok(one) => self.deliver_and_remember(&[one]).await,
+                Ok(one) => self.deliver(&one.events.iter().collect::<Vec<_>>()).await,
                 Err(error) => Err(error.clone()),
             };
             match result {
-                Err(error) if error.is_transient() => return self.fail_all(events, &error),
+                Err(error) if error.is_transient() => return fail_all(events, &error),
                 result => results.push(result),
             }
         }
-        self.enricher.forget_conditions();
         results
-    }
-
-    async fn deliver_and_remember(&self, enriched: &[&Enriched]) -> Result<(), PortError> {
-        let events: Vec<&BusEvent> = enriched.iter().flat_map(|one| &one.events).collect();
-        self.deliver(&events).await?;
-        let conditions: Vec<_> = enriched.iter().flat_map(|one| one.conditions.iter().cloned()).collect();
-        if conditions.is_empty() {
-            return Ok(());
-        }
-        self.store.put_conditions(&conditions).await
     }
 
     async fn deliver(&self, events: &[&BusEvent]) -> Result<(), PortError> {
@@ -138,6 +120,10 @@ impl LocalBus {
             self.counters.delivery_latency.record(committed_us.saturating_sub(event.last_us));
         }
     }
+}
+
+fn fail_all(events: &[BusEvent], error: &PortError) -> Vec<Result<(), PortError>> {
+    events.iter().map(|_| Err(error.clone())).collect()
 }
 
 #[async_trait]

@@ -17,6 +17,17 @@ const WAITING: i64 = 0;
 const ACKNOWLEDGED: i64 = 1;
 const DEAD: i64 = 2;
 
+/// A message's number and reception, as a receipt: `r12.1`.
+fn receipt(number: i64, attempt: u32) -> Receipt {
+    format!("r{number}.{attempt}").parse().expect("a receipt is short ASCII")
+}
+
+/// The number and the reception; `None` for what was never one of ours.
+fn reception(receipt: &Receipt) -> Option<(i64, u32)> {
+    let (number, attempt) = receipt.as_str().strip_prefix('r')?.split_once('.')?;
+    Some((number.parse().ok()?, attempt.parse().ok()?))
+}
+
 /// The queues.
 #[derive(Clone)]
 pub struct SqliteQueue {
@@ -49,10 +60,9 @@ impl SqliteQueue {
                     "SELECT count(*) FROM queue_message WHERE number = ?1 AND queue = ?2 AND attempt = ?3 AND state = ?4",
                 )?;
                 let mut settled = 0;
-                for receipt in &receipts {
-                    let number = receipt.message.cast_signed();
-                    let is_current: i64 = current
-                        .query_row(params![number, queue, receipt.attempt, WAITING], |row| row.get(0))?;
+                for (number, attempt) in receipts.iter().filter_map(reception) {
+                    let is_current: i64 =
+                        current.query_row(params![number, queue, attempt, WAITING], |row| row.get(0))?;
                     if is_current == 1 {
                         settled += change(transaction, number)? as u64;
                     }
@@ -63,20 +73,18 @@ impl SqliteQueue {
     }
 }
 
-fn received(row: &Row<'_>) -> rusqlite::Result<Received> {
+fn received(row: &Row<'_>) -> rusqlite::Result<(i64, Received)> {
     let event_id: String = row.get("event_id")?;
-    Ok(Received {
-        receipt: Receipt {
-            message: row.get::<_, i64>("number")?.cast_unsigned(),
-            attempt: row.get::<_, u32>("attempt")? + 1,
-        },
-        event_id: event_id.parse().map_err(|_| {
-            let reason = "an event id cannot be read".into();
-            rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, reason)
-        })?,
-        body: unpack(&row.get::<_, Vec<u8>>("body")?)?,
-        sent_us: row.get("sent_us")?,
-    })
+    let (number, attempt) = (row.get("number")?, row.get::<_, u32>("attempt")? + 1);
+    let event_id = event_id.parse().map_err(|_| {
+        let reason = "an event id cannot be read".into();
+        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, reason)
+    })?;
+    let body = unpack(&row.get::<_, Vec<u8>>("body")?)?;
+    let events = vec![QueueMessage { event_id, body }];
+    let received =
+        Received { receipt: receipt(number, attempt), attempt, events, sent_us: row.get("sent_us")? };
+    Ok((number, received))
 }
 
 #[async_trait]
@@ -129,7 +137,7 @@ impl CustomerQueue for SqliteQueue {
                 let (mut taken, mut bytes) = (Vec::new(), 0);
                 while let Some(row) = rows.next()? {
                     let message = received(row)?;
-                    bytes += message.body.len() as u64;
+                    bytes += message.1.events.iter().map(|event| event.body.len() as u64).sum::<u64>();
                     if bytes > bytes_max && !taken.is_empty() {
                         break;
                     }
@@ -138,13 +146,10 @@ impl CustomerQueue for SqliteQueue {
                 let mut lease = transaction.prepare_cached(
                     "UPDATE queue_message SET attempt = attempt + 1, visible_us = ?1 WHERE number = ?2",
                 )?;
-                for message in &taken {
-                    lease.execute(params![
-                        now_us.saturating_add(lease_us),
-                        message.receipt.message.cast_signed()
-                    ])?;
+                for (number, _) in &taken {
+                    lease.execute(params![now_us.saturating_add(lease_us), number])?;
                 }
-                Ok(taken)
+                Ok(taken.into_iter().map(|(_, message)| message).collect())
             })
             .await
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
+use convoy_cloud_core::alerts::Judge;
 use convoy_cloud_core::ambient::Ambient;
 use convoy_cloud_core::api::{Api, router};
 use convoy_cloud_core::counters::Counters;
@@ -193,11 +194,7 @@ impl Running {
     ) {
         let manifests = Arc::new(ManifestCache::new(Arc::clone(&stores.reference)));
         let bus = LocalBus {
-            enricher: Enricher::new(
-                Arc::clone(&manifests),
-                Arc::clone(&stores.snapshot),
-                Arc::clone(&stores.store),
-            ),
+            enricher: Enricher::new(Arc::clone(&manifests), Arc::clone(&stores.snapshot)),
             rules: stores.provisioner.rules(),
             store: Arc::clone(&stores.store),
             queue: Arc::new(stores.queue.clone()),
@@ -218,6 +215,7 @@ impl Running {
         let ingest = Ingest {
             store: Arc::clone(&stores.store),
             bus,
+            judge: Judge::new(Arc::clone(&stores.snapshot), Arc::clone(&stores.store)),
             steering,
             reference: Arc::clone(&stores.reference),
             manifests,
@@ -311,6 +309,7 @@ impl Running {
                         "more than {OPERATIONS_WAITING_MAX} operations wait; this one waits for the next start"
                     );
                 }
+                Box::pin(async {})
             }),
             webhook_url_fault: Box::new(move |url| policy.url_fault(url)),
             not_ready: Box::new(move || {

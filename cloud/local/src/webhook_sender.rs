@@ -12,7 +12,7 @@ use convoy_cloud_core::counters::Counters;
 use convoy_cloud_core::identity::WebhookEndpointId;
 use convoy_cloud_core::ports::{CustomerQueue, WebhookRequest, WebhookResponse, WebhookSender};
 use convoy_cloud_core::reference::{ReferenceDatabase, WebhookEndpoint};
-use convoy_cloud_core::webhook::{Dispatcher, WebhookMasterKey, is_public};
+use convoy_cloud_core::webhook::{Dispatcher, Poster, WebhookMasterKey, is_public};
 use ipnet::IpNet;
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -221,9 +221,7 @@ async fn serve(
     let dispatcher = Dispatcher {
         reference: webhooks.reference.as_ref(),
         queue: webhooks.queue.as_ref(),
-        sender: webhooks.sender.as_ref(),
-        key: &webhooks.key,
-        ambient: &webhooks.ambient,
+        poster: Poster { sender: webhooks.sender.as_ref(), key: &webhooks.key, ambient: &webhooks.ambient },
         counters: &webhooks.counters,
     };
     // A slot is given back after each batch: an endpoint that hangs waits behind the others for its next one.

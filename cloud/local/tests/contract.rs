@@ -8,7 +8,7 @@ use convoy::event_store::SqliteEventStore;
 use convoy::provisioner::SqliteProvisioner;
 use convoy::queue::SqliteQueue;
 use convoy::stream::{LocalStream, read_batch};
-use convoy_cloud_core::contract::customer_queue::{self, Subject};
+use convoy_cloud_core::contract::customer_queue::{self, Memory, Subject};
 use convoy_cloud_core::contract::{JumpingClock, Run, event_store, provisioner, stream};
 use convoy_cloud_core::identity::{EventId, SubscriptionId};
 use convoy_cloud_core::ports::{
@@ -43,12 +43,13 @@ async fn sqlite_is_a_customer_queue() {
     let clock = JumpingClock::at(1_000_000_000);
     for run in [1, 2, 3].map(Run) {
         let queue = SqliteQueue::new(database(directory.path()));
-        let subject = Subject { queue: &queue, clock: &clock };
+        let subject = Subject { queue: &queue, clock: &clock, memory: Memory::Kept };
         customer_queue::all(subject, run).await;
         let receipt = customer_queue::keep(subject, run).await;
         drop(queue);
         let queue = SqliteQueue::new(database(directory.path()));
-        customer_queue::kept(Subject { queue: &queue, clock: &clock }, run, &receipt).await;
+        customer_queue::kept(Subject { queue: &queue, clock: &clock, memory: Memory::Kept }, run, &receipt)
+            .await;
     }
 }
 

@@ -174,12 +174,13 @@ impl ReferenceDatabase for Reference {
     }
 
     async fn create_endpoint(&self, endpoint: &WebhookEndpoint) -> Result<(), PortError> {
-        let sql = "INSERT INTO webhook_endpoint (id, customer_id, url, disabled_us, created_us) \
-                   VALUES ($1, $2, $3, $4, $5)";
+        let sql = "INSERT INTO webhook_endpoint (id, customer_id, url, class, disabled_us, created_us) \
+                   VALUES ($1, $2, $3, $4, $5, $6)";
         let query = sqlx::query(sql)
             .bind(endpoint.id.as_str())
             .bind(endpoint.customer_id.as_str())
             .bind(endpoint.url.as_str())
+            .bind(endpoint.class.as_str())
             .bind(endpoint.disabled_us)
             .bind(endpoint.created_us);
         self.write(query).await.map(drop)

@@ -6,8 +6,8 @@ use std::str::FromStr;
 use convoy_cloud_core::identity::CustomerId;
 use convoy_cloud_core::ports::PortError;
 use convoy_cloud_core::reference::{
-    Customer, CustomerVehicle, Import, Operation, Package, Principal, Role, Subscription, SubscriptionStatus,
-    WebhookEndpoint,
+    Customer, CustomerVehicle, EndpointClass, Import, Operation, Package, Principal, Role, Subscription,
+    SubscriptionStatus, WebhookEndpoint,
 };
 use convoy_protocol::id::VehicleId;
 use serde::Serialize;
@@ -25,7 +25,7 @@ pub(crate) const SUBSCRIPTION_COLUMNS: &str =
     "id, customer_id, package, package_version, terms, status, created_us";
 pub(crate) const OPERATION_COLUMNS: &str =
     "id, subscription_id, idempotency_key, request_hash, progress, created_us";
-pub(crate) const ENDPOINT_COLUMNS: &str = "id, customer_id, url, disabled_us, created_us";
+pub(crate) const ENDPOINT_COLUMNS: &str = "id, customer_id, url, class, disabled_us, created_us";
 pub(crate) const IMPORT_COLUMNS: &str = "id, source, row_count, accepted, rejected, errors, finished_us";
 
 /// A column that does not hold what it should: damage, or the work of other hands.
@@ -157,6 +157,7 @@ pub(crate) fn endpoint(row: &AnyRow) -> Result<WebhookEndpoint, PortError> {
         id: parsed(row, "id")?,
         customer_id: parsed(row, "customer_id")?,
         url: text(row, "url")?,
+        class: EndpointClass::from_name(&text(row, "class")?).ok_or_else(|| unreadable("class"))?,
         disabled_us: optional_long(row, "disabled_us")?,
         created_us: long(row, "created_us")?,
     })

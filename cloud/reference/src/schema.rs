@@ -22,6 +22,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, sql: include_str!("../migrations/0001_initial.sql") },
     Migration { version: 2, sql: include_str!("../migrations/0002_vehicle_campaigns.sql") },
     Migration { version: 3, sql: include_str!("../migrations/0003_certificates.sql") },
+    Migration { version: 4, sql: include_str!("../migrations/0004_endpoint_class.sql") },
 ];
 
 /// Brings the schema to the newest version, each step in a transaction of its own.

@@ -9,8 +9,8 @@ use convoy_cloud_core::mask::FieldSelection;
 use convoy_cloud_core::ports::PortError;
 use convoy_cloud_core::provision::{OperationStatus, plan_create};
 use convoy_cloud_core::reference::{
-    Customer, Delivery, Import, MappingOutcome, Operation, Principal, ReferenceDatabase, Role, RowError,
-    Subscription, SubscriptionStatus, SubscriptionTerms, Threshold, ThresholdSide, VehicleIdText,
+    Customer, Delivery, EndpointClass, Import, MappingOutcome, Operation, Principal, ReferenceDatabase, Role,
+    RowError, Subscription, SubscriptionStatus, SubscriptionTerms, Threshold, ThresholdSide, VehicleIdText,
     VehicleMapping, VehicleSelector, WebhookEndpoint,
 };
 use convoy_protocol::campaign::Campaign;
@@ -92,7 +92,7 @@ fn operation(number: u8, subscription: &Subscription, idempotency_key: Option<&s
         subscription_id: subscription.id.clone(),
         idempotency_key: idempotency_key.map(str::to_owned),
         request_hash: [number; 32],
-        progress: plan_create(subscription),
+        progress: plan_create(subscription, EndpointClass::Signed),
         created_us: i64::from(number),
     }
 }
@@ -304,6 +304,7 @@ async fn endpoint_is_disabled_once() {
         id: WebhookEndpointId::from_bytes(&[number; 16]),
         customer_id: customers[0].id.clone(),
         url: "https://fleet.example/convoy?x=1".into(),
+        class: EndpointClass::Signed,
         disabled_us: None,
         created_us,
     };

@@ -93,7 +93,7 @@ async fn newer_schema_is_refused_with_a_sentence() {
     pool.close().await;
     let error = Reference::open_file(&file, &KEY).await.unwrap_err();
     assert!(matches!(error, PortError::Refused { .. }));
-    assert!(error.to_string().contains("schema has version 1000 and this program knows versions up to 3"));
+    assert!(error.to_string().contains("schema has version 1000 and this program knows versions up to 4"));
 }
 
 #[tokio::test]

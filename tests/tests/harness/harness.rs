@@ -371,7 +371,7 @@ impl Client {
             let receipts: Vec<_> = messages.iter().map(|message| message["receipt"].clone()).collect();
             let acked = self.post(&format!("{base}/ack"), &json!({"receipts": receipts})).await;
             assert_eq!(acked["accepted"], receipts.len());
-            events.extend(messages.iter().map(|message| message["event"].clone()));
+            events.extend(messages.iter().flat_map(|message| message["events"].as_array().unwrap().clone()));
         }
     }
 }

@@ -12,7 +12,7 @@ use super::{Api, FieldFault, Problem, Shared};
 use crate::ambient::rfc3339;
 use crate::credential::ApiKey;
 use crate::identity::{CustomerId, CustomerKey, KeyId, WebhookEndpointId};
-use crate::reference::{Customer, Role, WebhookEndpoint};
+use crate::reference::{Customer, EndpointClass, Role, WebhookEndpoint};
 
 const NAME_CHARS_MAX: usize = 200;
 const URL_BYTES_MAX: usize = 2_048;
@@ -140,13 +140,17 @@ pub(crate) struct NewEndpoint {
     /// Where alerts are posted.
     #[schema(example = "https://fleet.example/convoy")]
     url: String,
+    /// How alerts are posted; signed where it is left out.
+    #[serde(default)]
+    class: EndpointClass,
 }
 
 #[derive(Serialize, ToSchema)]
 pub(crate) struct EndpointCreated {
     id: WebhookEndpointId,
     url: String,
-    /// Verifies signatures (Standard Webhooks); it is shown this once.
+    class: EndpointClass,
+    /// Verifies signatures (Standard Webhooks), or is what `x-convoy-key` must hold; it is shown this once.
     secret: String,
 }
 
@@ -174,10 +178,15 @@ pub(crate) async fn create_endpoint(
         id: WebhookEndpointId::random(&api.ambient),
         customer_id: customer.id,
         url: new.url,
+        class: new.class,
         disabled_us: None,
         created_us: api.ambient.now_us(),
     };
     api.reference.create_endpoint(&endpoint).await?;
-    let secret = api.webhook_key.secret_text(&endpoint.id);
-    Ok((StatusCode::CREATED, Json(EndpointCreated { id: endpoint.id, url: endpoint.url, secret })))
+    let WebhookEndpoint { id, url, class, .. } = endpoint;
+    let secret = match class {
+        EndpointClass::Signed => api.webhook_key.secret_text(&id),
+        EndpointClass::Basic => api.webhook_key.basic_text(&id),
+    };
+    Ok((StatusCode::CREATED, Json(EndpointCreated { id, url, class, secret })))
 }

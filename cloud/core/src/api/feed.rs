@@ -111,9 +111,9 @@ pub(crate) struct PulledMessage {
     receipt: String,
     /// How often the message was received, this time included.
     attempt: u32,
-    /// The event, CloudEvents 1.0.
-    #[schema(value_type = Object)]
-    event: (),
+    /// Its events, at least one, CloudEvents 1.0 each. What was packed together is acknowledged together.
+    #[schema(value_type = Vec<Object>)]
+    events: (),
 }
 
 #[derive(Serialize, ToSchema)]
@@ -159,12 +159,13 @@ pub(crate) async fn pull(
     for (index, message) in received.iter().enumerate() {
         let comma = if index > 0 { "," } else { "" };
         let head = format!(
-            "{comma}{{\"receipt\":\"{}\",\"attempt\":{},\"event\":",
-            message.receipt, message.receipt.attempt
+            "{comma}{{\"receipt\":\"{}\",\"attempt\":{},\"events\":[",
+            message.receipt, message.attempt
         );
         out.extend_from_slice(head.as_bytes());
-        out.extend_from_slice(&message.body);
-        out.push(b'}');
+        let bodies: Vec<&[u8]> = message.events.iter().map(|event| event.body.as_slice()).collect();
+        out.extend_from_slice(&bodies.join(&b','));
+        out.extend_from_slice(b"]}");
     }
     let poll = if received.is_empty() { POLL_AFTER_MS.to_string() } else { "null".to_owned() };
     out.extend_from_slice(format!("],\"poll_after_ms\":{poll}}}").as_bytes());

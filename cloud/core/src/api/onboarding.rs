@@ -17,8 +17,8 @@ use crate::identity::{OperationId, SubscriptionId};
 use crate::mask::{FieldSelection, PATTERNS_MAX};
 use crate::provision::{OperationStatus, StepState, plan_create, plan_remove};
 use crate::reference::{
-    Customer, Delivery, Operation, Package, Subscription, SubscriptionStatus, SubscriptionTerms, Threshold,
-    VehicleSelector,
+    Customer, Delivery, EndpointClass, Operation, Package, Subscription, SubscriptionStatus,
+    SubscriptionTerms, Threshold, VehicleSelector,
 };
 use crate::steering::compile::{LATENCY_S_MAX, SAMPLING_MS_MAX};
 
@@ -118,7 +118,7 @@ pub(crate) async fn create_subscription(
         subscription_id: subscription.id.clone(),
         idempotency_key,
         request_hash,
-        progress: plan_create(&subscription),
+        progress: plan_create(&subscription, endpoint_class(&api, &subscription).await?),
         created_us: api.ambient.now_us(),
     };
     if let Err(error) = api.reference.create_subscription(&subscription, &operation).await {
@@ -128,8 +128,14 @@ pub(crate) async fn create_subscription(
             None => Err(error.into()),
         };
     }
-    (api.start_operation)(operation.id.clone());
+    (api.start_operation)(operation.id.clone()).await;
     Ok((StatusCode::ACCEPTED, Json(operation.into())))
+}
+
+/// How the subscription's endpoint is posted to.
+async fn endpoint_class(api: &Api, subscription: &Subscription) -> Result<EndpointClass, Problem> {
+    let Some(id) = &subscription.terms.delivery.webhook else { return Ok(EndpointClass::Signed) };
+    Ok(api.reference.endpoint(id).await?.map_or(EndpointClass::Signed, |endpoint| endpoint.class))
 }
 
 /// What an earlier request with the same key and body started; another body is a mismatch.
@@ -336,11 +342,11 @@ pub(crate) async fn end_subscription(
         subscription_id: subscription.id.clone(),
         idempotency_key: None,
         request_hash: [0; 32],
-        progress: plan_remove(&subscription),
+        progress: plan_remove(&subscription, endpoint_class(&api, &subscription).await?),
         created_us: api.ambient.now_us(),
     };
     api.reference.create_operation(&operation).await?;
-    (api.start_operation)(operation.id.clone());
+    (api.start_operation)(operation.id.clone()).await;
     Ok((StatusCode::ACCEPTED, Json(operation.into())))
 }
 

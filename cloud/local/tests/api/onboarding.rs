@@ -216,7 +216,13 @@ async fn a_webhook_may_not_lead_inside() {
     let made = site.post(&path, &site.admin, &json!({"url": "https://fleet.example/convoy"})).await;
     assert_eq!(made.status, 201);
     assert!(made.json["secret"].as_str().unwrap().starts_with("whsec_"));
-    assert_eq!(made.json["url"], "https://fleet.example/convoy");
+    assert_eq!(
+        (&made.json["url"], &made.json["class"]),
+        (&json!("https://fleet.example/convoy"), &json!("signed"))
+    );
+    let basic = json!({"url": "https://fleet.example/convoy", "class": "basic"});
+    let made = site.post(&path, &site.admin, &basic).await;
+    assert!(made.json["secret"].as_str().unwrap().starts_with("cvw_"));
 }
 
 #[tokio::test]

@@ -171,8 +171,8 @@ async fn messages_are_pulled_under_a_lease_acknowledged_and_given_back() {
     let again = pull(json!({"lease_s": 600})).await;
     let again = &again["messages"].as_array().unwrap()[..];
     assert_eq!(
-        (again.len(), &again[0]["attempt"], &again[0]["event"]),
-        (1, &json!(2), &messages[1]["event"])
+        (again.len(), &again[0]["attempt"], &again[0]["events"]),
+        (1, &json!(2), &messages[1]["events"])
     );
     let stale = site.post(&path("ack"), &fleet.key, &json!({"receipts": [receipts[1]]})).await;
     assert_eq!(stale.json, json!({"accepted": 0, "stale": 1}));
@@ -191,8 +191,8 @@ async fn requests_outside_the_bounds_are_told_with_their_pointers() {
         ("pull", json!({"max_messages": -1}), vec!["/max_messages"]),
         (
             "ack",
-            json!({"receipts": ["r1.1", "nonsense", "r1", "r.1"]}),
-            vec!["/receipts/1", "/receipts/2", "/receipts/3"],
+            json!({"receipts": ["r1.1", "", "r 1", "\"", "x".repeat(1_025)]}),
+            vec!["/receipts/1", "/receipts/2", "/receipts/3", "/receipts/4"],
         ),
         ("ack", json!({"receipts": vec!["r1.1"; 1_001]}), vec!["/receipts"]),
         ("nack", json!({"receipts": [], "delay_s": 43_201}), vec!["/delay_s"]),

@@ -83,7 +83,7 @@ impl Site {
             certificates: None,
             campaign_key: String::new(),
             // Tests carry operations out themselves.
-            start_operation: Box::new(|_| ()),
+            start_operation: Box::new(|_| Box::pin(async {})),
             webhook_url_fault: Box::new(move |url| policy.url_fault(url)),
             not_ready: Box::new(|| None),
         };

@@ -11,6 +11,7 @@ use convoy::database::Database;
 use convoy::event_store::SqliteEventStore;
 use convoy::provisioner::SqliteProvisioner;
 use convoy::queue::SqliteQueue;
+use convoy_cloud_core::alerts::Judge;
 use convoy_cloud_core::ambient::Ambient;
 use convoy_cloud_core::counters::Counters;
 use convoy_cloud_core::enrich::{Enricher, ManifestCache};
@@ -21,8 +22,8 @@ use convoy_cloud_core::ports::{CustomerQueue, Downlink, EventBus, EventStore, Po
 use convoy_cloud_core::provision::{OperationStatus, Worker, plan_create};
 use convoy_cloud_core::record::{PartitionKey, Record};
 use convoy_cloud_core::reference::{
-    Customer, Delivery, MappingOutcome, Operation, ReferenceDatabase, Subscription, SubscriptionStatus,
-    SubscriptionTerms, VehicleMapping, VehicleSelector,
+    Customer, Delivery, EndpointClass, MappingOutcome, Operation, ReferenceDatabase, Subscription,
+    SubscriptionStatus, SubscriptionTerms, VehicleMapping, VehicleSelector,
 };
 use convoy_cloud_core::snapshot::SnapshotCell;
 use convoy_cloud_core::steering::Steering;
@@ -131,7 +132,7 @@ impl World {
     pub(crate) fn ingest_over(&self, store: Arc<dyn EventStore>, queue: Arc<dyn CustomerQueue>) -> Ingest {
         let manifests = Arc::new(ManifestCache::new(Arc::clone(&self.reference)));
         let bus = LocalBus {
-            enricher: Enricher::new(Arc::clone(&manifests), Arc::clone(&self.snapshot), Arc::clone(&store)),
+            enricher: Enricher::new(Arc::clone(&manifests), Arc::clone(&self.snapshot)),
             rules: self.provisioner.rules(),
             store: Arc::clone(&store),
             queue,
@@ -140,6 +141,7 @@ impl World {
         };
         let bus = Arc::new(bus);
         Ingest {
+            judge: Judge::new(Arc::clone(&self.snapshot), Arc::clone(&store)),
             store,
             steering: Arc::new(self.steering(Arc::clone(&bus) as _)),
             bus,
@@ -218,7 +220,7 @@ impl World {
             subscription_id: subscription.id.clone(),
             idempotency_key: None,
             request_hash: [0; 32],
-            progress: plan_create(&subscription),
+            progress: plan_create(&subscription, EndpointClass::Signed),
             created_us: self.ambient.now_us(),
         };
         self.reference.create_subscription(&subscription, &operation).await.unwrap();
@@ -260,8 +262,8 @@ impl World {
     pub(crate) async fn queued(&self, queue: QueueName) -> Vec<(EventId, Vec<u8>)> {
         let now_us = self.ambient.now_us();
         let received = self.queue.receive(&queue, 10_000, u64::MAX, 3_600 * SECOND_US, now_us).await.unwrap();
-        let mut queued: Vec<_> =
-            received.into_iter().map(|received| (received.event_id, received.body)).collect();
+        let events = received.into_iter().flat_map(|received| received.events);
+        let mut queued: Vec<_> = events.map(|event| (event.event_id, event.body)).collect();
         queued.sort();
         queued
     }

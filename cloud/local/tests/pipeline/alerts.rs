@@ -2,7 +2,9 @@
 
 use convoy_cloud_core::identity::{SubscriptionId, WebhookEndpointId};
 use convoy_cloud_core::ports::QueueName;
-use convoy_cloud_core::reference::{Delivery, SubscriptionTerms, Threshold, ThresholdSide, WebhookEndpoint};
+use convoy_cloud_core::reference::{
+    Delivery, EndpointClass, SubscriptionTerms, Threshold, ThresholdSide, WebhookEndpoint,
+};
 use convoy_protocol::dtc::DtcChange;
 use convoy_protocol::dtc::DtcChange::{Closed, Opened};
 use convoy_protocol::id::VehicleId;
@@ -148,6 +150,7 @@ async fn a_webhook_gets_alerts_and_no_telemetry() {
         id: WebhookEndpointId::random(&world.ambient),
         customer_id: customer.clone(),
         url: "https://fleet.example/convoy".into(),
+        class: EndpointClass::Signed,
         disabled_us: None,
         created_us: 0,
     };

@@ -19,7 +19,9 @@ use convoy_cloud_core::ports::{
 };
 use convoy_cloud_core::quarantine::{Shelf, list, show};
 use convoy_cloud_core::record::Record;
-use convoy_cloud_core::reference::{Delivery, SubscriptionTerms, Threshold, ThresholdSide, WebhookEndpoint};
+use convoy_cloud_core::reference::{
+    Delivery, EndpointClass, SubscriptionTerms, Threshold, ThresholdSide, WebhookEndpoint,
+};
 use convoy_protocol::dtc::DtcChange::{Closed, Opened};
 use convoy_protocol::id::{ManifestId, VehicleId};
 use serde_json::Value;
@@ -185,6 +187,7 @@ async fn subscribed(world: &World) -> (SubscriptionId, SubscriptionId, WebhookEn
         id: WebhookEndpointId::random(&world.ambient),
         customer_id: customer.clone(),
         url: "https://fleet.example/".into(),
+        class: EndpointClass::Signed,
         disabled_us: None,
         created_us: 0,
     };
