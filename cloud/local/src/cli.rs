@@ -7,10 +7,12 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 use convoy::admin_key;
-use convoy::config::{BrokerChoice, BrokerTls, BrokerUrl, Keep, MqttsConfig, ServeConfig};
+use convoy::config::{BrokerChoice, Keep, MqttsConfig, ServeConfig};
 use convoy::data_dir::DataDir;
 use convoy::demo::{self, DemoConfig};
-use convoy::serve::{self, system_ambient};
+use convoy::serve;
+use convoy_cloud_shell::ambient::system_ambient;
+use convoy_cloud_shell::broker_url::{BrokerTls, BrokerUrl};
 use convoy_reference::{Reference, VinKey};
 use ipnet::IpNet;
 

@@ -5,7 +5,6 @@
 
 pub mod admin_key;
 pub mod archiver;
-pub mod bridge;
 pub mod broker;
 pub mod bus;
 pub mod config;

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use convoy_cloud_core::alerts::Judge;
@@ -21,6 +21,11 @@ use convoy_cloud_core::reference::{Operation, ReferenceDatabase};
 use convoy_cloud_core::snapshot::SnapshotCell;
 use convoy_cloud_core::steering::{Signer, Steering};
 use convoy_cloud_core::webhook::WebhookMasterKey;
+use convoy_cloud_shell::ambient::system_ambient;
+use convoy_cloud_shell::broker_url::{BrokerUrl, Login};
+use convoy_cloud_shell::campaign_signer::CampaignSigner;
+use convoy_cloud_shell::mqtt::{Bridge, MqttDownlink, Sharing, start_downlink};
+use convoy_cloud_shell::webhook_sender::{AddressPolicy, HttpSender};
 use convoy_reference::{Reference, VinKey};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
@@ -28,9 +33,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::bridge::{Bridge, MqttDownlink, start_downlink};
 use crate::bus::LocalBus;
-use crate::config::{BrokerChoice, BrokerUrl, Login, ServeConfig};
+use crate::config::{BrokerChoice, ServeConfig};
 use crate::consumer::{self, Stalled};
 use crate::data_dir::DataDir;
 use crate::database::Database;
@@ -41,10 +45,10 @@ use crate::mqtt_guard::Credentials;
 use crate::provisioner::SqliteProvisioner;
 use crate::queue::SqliteQueue;
 use crate::retention::Retention;
-use crate::steering::{self, CampaignSigner};
+use crate::steering;
 use crate::stream::LocalStream;
 use crate::vehicle_listener::{BrokerBehind, Limits, VehicleListener};
-use crate::webhook_sender::{AddressPolicy, HttpSender, Webhooks};
+use crate::webhook_sender::Webhooks;
 use crate::{admin_key, archiver, broker, webhook_sender};
 
 /// Operations that wait to be carried out, at most; more stay in the database until the next start.
@@ -92,16 +96,6 @@ impl Running {
         }
         outcome
     }
-}
-
-/// The system's clock and randomness.
-pub fn system_ambient() -> Ambient {
-    let now_us = || {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX)
-    };
-    // Without random bytes no key may be made; the system call cannot fail once the system has booted.
-    Ambient::new(now_us, |bytes| getrandom::fill(bytes).expect("the system gives random bytes"))
 }
 
 /// The stores and what they need, opened.
@@ -238,6 +232,7 @@ impl Running {
             snapshot: Arc::clone(&stores.snapshot),
             counters: Arc::clone(&self.counters),
             ambient: stores.ambient.clone(),
+            sharing: Sharing::Alone,
         };
         let stop = stop.clone();
         self.tasks.spawn(async move { bridge.run(&url, stop).await });
