@@ -17,7 +17,7 @@ use convoy_cloud_core::identity::{OperationId, base32};
 use convoy_cloud_core::ingest::Ingest;
 use convoy_cloud_core::ports::{CustomerQueue, EventStore, PortError};
 use convoy_cloud_core::provision::Worker;
-use convoy_cloud_core::reference::{Operation, ReferenceDatabase};
+use convoy_cloud_core::reference::{Operation, ReferenceDatabase, ReferenceManifests};
 use convoy_cloud_core::snapshot::SnapshotCell;
 use convoy_cloud_core::steering::{Signer, Steering};
 use convoy_cloud_core::webhook::WebhookMasterKey;
@@ -112,6 +112,12 @@ struct Stores {
     ambient: Ambient,
 }
 
+impl Stores {
+    fn manifests(&self) -> Arc<ManifestCache> {
+        Arc::new(ManifestCache::new(Arc::new(ReferenceManifests(Arc::clone(&self.reference)))))
+    }
+}
+
 async fn open(config: &ServeConfig) -> Result<Stores> {
     let data = Arc::new(DataDir::open(&config.data_dir)?);
     let database = Database::open(&data.path("events.db"))?;
@@ -186,7 +192,7 @@ impl Running {
         (url, stalled, sign): (BrokerUrl, &Stalled, Box<Signer>),
         stop: &watch::Receiver<bool>,
     ) {
-        let manifests = Arc::new(ManifestCache::new(Arc::clone(&stores.reference)));
+        let manifests = stores.manifests();
         let bus = LocalBus {
             enricher: Enricher::new(Arc::clone(&manifests), Arc::clone(&stores.snapshot)),
             rules: stores.provisioner.rules(),
@@ -210,8 +216,7 @@ impl Running {
             store: Arc::clone(&stores.store),
             bus,
             judge: Judge::new(Arc::clone(&stores.snapshot), Arc::clone(&stores.store)),
-            steering,
-            reference: Arc::clone(&stores.reference),
+            reports: steering,
             manifests,
             objects: Arc::clone(&stores.objects),
             downlink: Arc::clone(downlink) as _,
@@ -291,7 +296,7 @@ impl Running {
             queue: Arc::new(stores.queue.clone()) as Arc<dyn CustomerQueue>,
             objects: Arc::clone(&stores.objects),
             snapshot: Arc::clone(&stores.snapshot),
-            manifests: Arc::new(ManifestCache::new(Arc::clone(&stores.reference))),
+            manifests: stores.manifests(),
             ambient: stores.ambient.clone(),
             cursor_key: CursorKey(stores.data.key("cursor")),
             webhook_key: WebhookMasterKey(stores.data.key("webhook")),
