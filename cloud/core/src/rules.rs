@@ -199,7 +199,8 @@ impl RuleSet {
         self.matching_json(&event.pattern_json())
     }
 
-    fn matching_json(&self, event: &[u8]) -> Vec<&Rule> {
+    /// The rules that match an event given as JSON.
+    pub fn matching_json(&self, event: &[u8]) -> Vec<&Rule> {
         // The JSON is our own serialisation, so the matcher cannot fail to read it.
         let mut found = self.matcher.matches_for_event(event).unwrap_or_default();
         found.sort_unstable();
