@@ -1,4 +1,4 @@
-//! The door for people and CI: `cargo xtask check`, `cargo xtask test`, `cargo xtask bench`.
+//! The door for people and CI: `cargo xtask check`, `cargo xtask test`, `cargo xtask bench`, `cargo xtask cost`.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -8,6 +8,7 @@
 mod bench;
 mod check;
 mod command;
+mod cost;
 mod goals;
 mod install;
 mod suites;
@@ -54,6 +55,11 @@ enum Task {
         #[arg(long)]
         json: bool,
     },
+    /// What a month on AWS costs, step by step, beside the naive reading; and which quota breaks first.
+    ///
+    /// Without arguments: 1,000, 100,000 and 1,000,000 vehicles with windows of 60 and 300 s. docs/cost.md says what
+    /// the figures stand on.
+    Cost(cost::Options),
 }
 
 fn main() -> ExitCode {
@@ -61,6 +67,7 @@ fn main() -> ExitCode {
         Task::Check => check::run(),
         Task::Test { suites } => suites::run(&suites),
         Task::Bench { groups, json } => bench::run(&groups, json),
+        Task::Cost(options) => cost::run(&options),
     };
     match succeeded {
         Ok(true) => ExitCode::SUCCESS,
