@@ -32,6 +32,7 @@ use convoy_cloud_core::ports::{
 };
 use convoy_cloud_core::record::Record;
 use convoy_protocol::id::{ManifestId, VehicleId};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use object_store::ObjectStore;
 
 use crate::backoff::Backoff;
@@ -129,6 +130,14 @@ fn failed<E: aws_sdk_dynamodb::error::ProvideErrorMetadata>(error: SdkError<E, H
 /// An item that this code did not write, or that was damaged.
 fn damaged(what: &str) -> PortError {
     PortError::Refused { service: SERVICE, reason: format!("an item is damaged: {what}") }
+}
+
+/// Makes calls, so many at once, and returns what came of each, in order.
+async fn at_once<T>(
+    limit: usize,
+    calls: Vec<impl Future<Output = Result<T, PortError>>>,
+) -> Result<Vec<T>, PortError> {
+    stream::iter(calls).buffered(limit).try_collect().await
 }
 
 /// Was the condition of a write not met?

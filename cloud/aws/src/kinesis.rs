@@ -95,6 +95,11 @@ fn first_failure(output: &PutRecordsOutput) -> String {
     })
 }
 
+/// What an entry counts for, bytes.
+fn bytes_of(entry: &PutRecordsRequestEntry) -> usize {
+    entry.data().as_ref().len() + entry.partition_key().map_or(0, str::len)
+}
+
 /// The entries that were not taken, in their order.
 fn left_behind(
     entries: Vec<PutRecordsRequestEntry>,
@@ -114,7 +119,7 @@ fn batches(entries: Vec<PutRecordsRequestEntry>) -> Vec<Vec<PutRecordsRequestEnt
     let mut batches: Vec<Vec<PutRecordsRequestEntry>> = Vec::new();
     let mut bytes = 0;
     for entry in entries {
-        let size = entry.data().as_ref().len() + entry.partition_key().len();
+        let size = bytes_of(&entry);
         match batches.last_mut() {
             Some(batch) if batch.len() < RECORDS_PER_CALL_MAX && bytes + size <= BYTES_PER_CALL_MAX => {
                 bytes += size;

@@ -2,14 +2,13 @@
 
 use std::collections::HashMap;
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use convoy_cloud_core::condition::{Before, Condition};
 use convoy_cloud_core::ports::PortError;
 use convoy_protocol::id::VehicleId;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::attributes::{Item, flag_of, item, number, number_of, text, text_of};
-use super::{CALLS_AT_ONCE, DynamoEventStore, SORT_KEY, damaged, failed};
-use aws_sdk_dynamodb::types::AttributeValue;
+use super::{CALLS_AT_ONCE, DynamoEventStore, SORT_KEY, at_once, damaged, failed};
 
 /// Sort keys of conditions begin so.
 const PREFIX: &str = "C#";
@@ -42,11 +41,12 @@ pub(super) async fn put(
 ) -> Result<(), PortError> {
     let last: HashMap<_, _> =
         conditions.iter().map(|(vehicle_id, condition)| ((*vehicle_id, &condition.key), condition)).collect();
-    let puts = last.into_iter().map(|((vehicle_id, _), condition)| async move {
-        let put = store.client.put_item().table_name(&store.tables.vehicles);
-        put.set_item(Some(packed(vehicle_id, condition))).send().await.map_err(failed)
+    let puts = last.into_iter().map(|((vehicle_id, _), condition)| {
+        let item = packed(vehicle_id, condition);
+        let put = store.client.put_item().table_name(&store.tables.vehicles).set_item(Some(item));
+        async move { put.send().await.map_err(failed) }
     });
-    stream::iter(puts).buffer_unordered(CALLS_AT_ONCE).try_for_each(async |_| Ok(())).await
+    at_once(CALLS_AT_ONCE, puts.collect()).await.map(drop)
 }
 
 /// All conditions of a vehicle, by key.

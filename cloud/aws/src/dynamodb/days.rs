@@ -10,10 +10,9 @@ use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use convoy_cloud_core::ambient::civil_from_days;
 use convoy_cloud_core::ports::PortError;
 use convoy_protocol::id::VehicleId;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::attributes::{Item, item, number, number_of, text};
-use super::{CALLS_AT_ONCE, DynamoEventStore, PARTITION_KEY, SERVICE, SORT_KEY, failed, lost};
+use super::{CALLS_AT_ONCE, DynamoEventStore, PARTITION_KEY, SERVICE, SORT_KEY, at_once, failed, lost};
 use crate::error::refused;
 
 /// Seconds of a day.
@@ -57,8 +56,8 @@ pub(super) async fn note(
             }
         }
     }
-    let notes = vehicles.into_iter().map(|(vehicle, days)| note_days(store, vehicle, days, ttl));
-    stream::iter(notes).buffer_unordered(CALLS_AT_ONCE).try_for_each(async |()| Ok(())).await
+    let notes = vehicles.into_iter().map(|(vehicle, days)| note_days(store, vehicle, days, ttl)).collect();
+    at_once(CALLS_AT_ONCE, notes).await.map(drop)
 }
 
 async fn note_days(

@@ -8,13 +8,12 @@ use convoy_cloud_core::ports::{EventQuery, Novelty, PortError, StoredEnvelope};
 use convoy_protocol::campaign::WINDOW_MS_MAX;
 use convoy_protocol::envelope::ENVELOPE_BYTES_MAX;
 use convoy_protocol::id::{BootId, EnvelopeKey, Lane, VehicleId};
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::attributes::{
     Item, binary, binary_of, item, number, number_of, signed_of, sortable, sortable_signed, text, text_of,
 };
 use super::{
-    BODY_BYTES_MAX, CALLS_AT_ONCE, DynamoEventStore, ITEM_BYTES_MAX, SERVICE, SORT_KEY, TTL, damaged, days, failed,
+    BODY_BYTES_MAX, CALLS_AT_ONCE, DynamoEventStore, ITEM_BYTES_MAX, SERVICE, SORT_KEY, TTL, at_once, damaged, days, failed,
     ledger, lost,
 };
 use crate::error::refused;
@@ -90,8 +89,7 @@ pub(super) async fn put(
         let was_stored = known.was_stored(event.vehicle_id, event.key);
         async move { if was_stored { find(store, event).await } else { put_one(store, event, ttl).await } }
     });
-    let puts: Vec<_> = puts.collect();
-    let novelty: Vec<Novelty> = stream::iter(puts).buffered(CALLS_AT_ONCE).try_collect().await?;
+    let novelty = at_once(CALLS_AT_ONCE, puts.collect()).await?;
     let entries: Vec<LedgerEntry> = once
         .iter()
         .map(|event| (event.vehicle_id, LedgerRange::one(event.key, Outcome::Stored)))

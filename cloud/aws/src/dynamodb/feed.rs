@@ -19,10 +19,9 @@ use std::collections::{HashMap, HashSet};
 
 use convoy_cloud_core::identity::{EventId, SubscriptionId};
 use convoy_cloud_core::ports::{FeedEntry, FeedPage, PortError};
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use self::chain::Chunk;
-use super::{CALLS_AT_ONCE, DynamoEventStore, RACE, SERVICE};
+use super::{CALLS_AT_ONCE, DynamoEventStore, RACE, SERVICE, at_once};
 use crate::error::unavailable;
 
 mod chain;
@@ -42,10 +41,18 @@ const PAGE_BYTES_TARGET: usize = 5 << 20;
 /// An event on its way into the feed.
 struct Pending<'e> {
     entry: &'e FeedEntry,
-    /// Chunks that its claim reaches, from the one that is to be put next; 0 where there is no claim.
-    reach: u32,
     /// The chunk that the last claim seen names.
     claimed: Option<u64>,
+    /// Chunks that the claim still reaches, from the one on that is to be put next.
+    reach: u32,
+}
+
+/// What an append has seen of the chain.
+struct Seen {
+    /// Position of the chunk that is to be put next; the chain ends there or later.
+    next: u64,
+    /// Chunks, by position.
+    chunks: HashMap<u64, Chunk>,
 }
 
 /// Appends; how many events were new.
@@ -60,17 +67,24 @@ pub(super) async fn append(store: &DynamoEventStore, entries: &[FeedEntry]) -> R
         });
         feeds[place].1.push(entry);
     }
-    let appends = feeds.into_iter().map(|(feed, entries)| async move {
-        let mut new = 0;
-        let mut rest = entries.as_slice();
-        while !rest.is_empty() {
-            let (now, later) = rest.split_at(chunk_len(rest));
-            new += append_chunk(store, feed, now).await?;
-            rest = later;
-        }
-        Ok(new)
-    });
-    stream::iter(appends).buffer_unordered(FEEDS_AT_ONCE).try_fold(0, async |sum, new| Ok(sum + new)).await
+    let appends = feeds.into_iter().map(|(feed, entries)| append_to(store, feed, entries)).collect();
+    Ok(at_once(FEEDS_AT_ONCE, appends).await?.into_iter().sum())
+}
+
+/// Appends to one feed, chunk after chunk.
+async fn append_to(
+    store: &DynamoEventStore,
+    feed: &SubscriptionId,
+    entries: Vec<&FeedEntry>,
+) -> Result<u64, PortError> {
+    let mut new = 0;
+    let mut rest = entries.as_slice();
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at(chunk_len(rest));
+        new += append_chunk(store, feed, now).await?;
+        rest = later;
+    }
+    Ok(new)
 }
 
 /// How many of these events go into one chunk.
@@ -90,129 +104,88 @@ async fn append_chunk(
     entries: &[&FeedEntry],
 ) -> Result<u64, PortError> {
     let mut pending: Vec<_> =
-        entries.iter().map(|entry| Pending { entry, reach: 0, claimed: None }).collect();
+        entries.iter().map(|entry| Pending { entry, claimed: None, reach: 0 }).collect();
     let head = chain::head(store, feed).await?;
-    let mut next = head + 1;
+    let mut seen = Seen { next: head + 1, chunks: HashMap::new() };
     for attempt in 1.. {
-        next = claim(store, feed, &mut pending, next).await?;
-        if pending.is_empty() {
-            // All were there: whoever put the last of them may not have come to the head.
-            chain::move_head(store, feed, head, next - 1).await?;
-            return Ok(0);
-        }
-        let chunk = chain::pack(&pending)?;
-        match chain::put(store, feed, next, &chunk).await? {
-            None => {
-                let new = pending.len() as u64;
-                chain::move_head(store, feed, head, next + new - 1).await?;
-                return Ok(new);
-            }
-            Some(winner) => next = step_over(&mut pending, next, &winner),
-        }
-        if !pending.is_empty() && !RACE.pause(attempt, &store.ambient).await {
+        claim(store, feed, &mut pending, &mut seen).await?;
+        let new = pending.len() as u64;
+        let winner = match new {
+            0 => None,
+            _ => chain::put(store, feed, seen.next, chain::pack(&pending)?).await?,
+        };
+        let Some(winner) = winner else {
+            // Also where all were there: who put the last of them may not have come to the head.
+            chain::move_head(store, feed, head, seen.next + new - 1).await?;
+            return Ok(new);
+        };
+        seen.next += winner.len();
+        seen.chunks.insert(winner.first, winner);
+        if !RACE.pause(attempt, &store.ambient).await {
             break;
         }
     }
-    let attempts = RACE.attempts_max;
-    Err(unavailable(SERVICE, format!("feed {feed}: other writers were faster {attempts} times")))
+    let reason = format!("other writers of feed {feed} were faster {} times", RACE.attempts_max);
+    Err(unavailable(SERVICE, reason))
 }
 
-/// Another writer's chunk lies where ours was to be: what is in it is done with, what is not goes behind it.
-fn step_over(pending: &mut Vec<Pending<'_>>, position: u64, chunk: &Chunk) -> u64 {
-    pending.retain(|event| !chunk.holds(&event.entry.event_id));
-    for event in pending {
-        event.reach = event.reach.saturating_sub(1);
-    }
-    position + chunk.len()
-}
-
-/// Claims all events that have no claim which reaches the end of the chain, which is before `next` unless claims show
-/// that it is later. What turns out to be in the feed is taken out of `pending`. Returns where the chain ends.
+/// Sees to it that every event has a claim which reaches the chunk that is to be put next; what turns out to be in the
+/// feed is taken out.
 async fn claim(
     store: &DynamoEventStore,
     feed: &SubscriptionId,
     pending: &mut Vec<Pending<'_>>,
-    mut next: u64,
-) -> Result<u64, PortError> {
-    loop {
-        let wanted = pending.iter().filter(|event| event.reach == 0);
-        let wanted: Vec<_> = wanted.map(|event| (&event.entry.event_id, event.claimed)).collect();
-        if wanted.is_empty() {
-            return Ok(next);
-        }
-        let calls = wanted.into_iter().map(|(event, known)| async move {
-            let claimed = claims::put(store, feed, event, next, known).await?;
-            Ok::<_, PortError>((event.clone(), claimed))
+    seen: &mut Seen,
+) -> Result<(), PortError> {
+    look(store, feed, pending, seen).await?;
+    for _ in 0..RACE.attempts_max {
+        let next = seen.next;
+        let wanted = pending.iter_mut().filter(|event| event.reach == 0);
+        let calls = wanted.map(|event| async move {
+            event.claimed = Some(claims::put(store, feed, &event.entry.event_id, next, event.claimed).await?);
+            Ok(())
         });
         let calls: Vec<_> = calls.collect();
-        let claimed: HashMap<EventId, u64> =
-            stream::iter(calls).buffer_unordered(CALLS_AT_ONCE).try_collect().await?;
-        let mut walks: HashMap<u64, Vec<&EventId>> = HashMap::new();
-        for (event, at) in &claimed {
-            walks.entry(*at).or_default().push(event);
+        if calls.is_empty() {
+            return Ok(());
         }
-        let mut end = next;
-        let mut reaches = HashMap::new();
-        for (at, events) in walks {
-            let walked = walk(store, feed, at, next, &events).await?;
-            end = end.max(walked.end);
-            reaches.extend(events.into_iter().map(|event| (event.clone(), walked.reach_of(event))));
-        }
-        pending.retain_mut(|event| {
-            let Some(reach) = reaches.get(&event.entry.event_id) else { return true };
-            event.claimed = claimed.get(&event.entry.event_id).copied();
-            event.reach = reach.unwrap_or_default();
-            reach.is_some()
-        });
-        if end > next {
-            // The chain has grown: what was claimed reaches less far than was thought. Counted anew.
-            pending.iter_mut().for_each(|event| event.reach = 0);
-        }
-        next = end;
+        at_once(CALLS_AT_ONCE, calls).await?;
+        // Who claimed later chunks has seen the chain end there.
+        seen.next = pending.iter().filter_map(|event| event.claimed).fold(next, u64::max);
+        look(store, feed, pending, seen).await?;
     }
+    Err(unavailable(SERVICE, format!("claims for feed {feed} were replaced {} times", RACE.attempts_max)))
 }
 
-/// What the chunks from a claimed one on show.
-struct Walk {
-    /// Where the chain ends, as far as the walk got.
-    end: u64,
-    /// Chunks that a claim still reaches from `end` on.
-    reach: u32,
-    /// Events that are in the feed.
-    found: HashSet<EventId>,
-}
-
-impl Walk {
-    /// What the claim of an event still reaches; none where the event is in the feed.
-    fn reach_of(&self, event: &EventId) -> Option<u32> {
-        (!self.found.contains(event)).then_some(self.reach)
-    }
-}
-
-/// Looks for events in the chunks that a claim reaches. `next` is known to lie at or before the end of the chain.
-async fn walk(
+/// Looks for each event into the chunks from the claimed one to the end, and counts how far the claim reaches behind it.
+async fn look(
     store: &DynamoEventStore,
     feed: &SubscriptionId,
-    at: u64,
-    next: u64,
-    events: &[&EventId],
-) -> Result<Walk, PortError> {
-    let mut walk = Walk { end: at, reach: REACH, found: HashSet::new() };
-    while walk.reach > 0 && walk.found.len() < events.len() {
-        match chain::get(store, feed, walk.end).await? {
-            Some(chunk) => {
-                walk.found.extend(events.iter().filter(|event| chunk.holds(event)).map(|event| (*event).clone()));
-                walk.end += chunk.len();
-                walk.reach -= 1;
+    pending: &mut Vec<Pending<'_>>,
+    seen: &mut Seen,
+) -> Result<(), PortError> {
+    let mut found = HashSet::new();
+    for event in pending.iter_mut() {
+        let Some(mut position) = event.claimed else { continue };
+        event.reach = REACH;
+        while position < seen.next && event.reach > 0 {
+            if !seen.chunks.contains_key(&position)
+                && let Some(chunk) = chain::get(store, feed, position).await?
+            {
+                seen.chunks.insert(position, chunk);
             }
-            None if walk.end < next => {
-                // It was there and its time is over, and so is the time of the event that was claimed for it.
-                walk.found.extend(events.iter().map(|event| (*event).clone()));
-            }
-            None => break,
+            let chunk = seen.chunks.get(&position);
+            // Where a chunk before the end is not there, its time is over, and so is that of the event.
+            let Some(chunk) = chunk.filter(|chunk| !chunk.holds(&event.entry.event_id)) else {
+                found.insert(event.entry.event_id.clone());
+                break;
+            };
+            position += chunk.len();
+            event.reach -= 1;
         }
     }
-    Ok(walk)
+    pending.retain(|event| !found.contains(&event.entry.event_id));
+    Ok(())
 }
 
 /// Position of the newest event.
@@ -231,29 +204,11 @@ pub(super) async fn page(
     after: u64,
     limit: u32,
 ) -> Result<FeedPage, PortError> {
-    let next = after.saturating_add(1);
-    let mut page = FeedPage { position: after, ..FeedPage::default() };
-    let mut reader = chain::Reader::from(store, feed, next, limit);
-    let mut chunk = reader.next().await?;
-    if chunk.as_ref().is_none_or(|chunk| chunk.first != next) {
-        // The next event may lie inside a chunk that begins before it.
-        match chain::around(store, feed, next).await? {
-            Some(around) => {
-                reader.put_back(chunk);
-                chunk = Some(around);
-            }
-            None => {
-                page.oldest = match &chunk {
-                    Some(chunk) => chunk.first - 1,
-                    // Nothing lies behind: a reader before the end has lost all up to it.
-                    None => Some(chain::head(store, feed).await?).filter(|end| *end > after).unwrap_or(0),
-                };
-                page.position = after.max(page.oldest);
-            }
-        }
-    }
+    let mut reader = chain::Reader::from(store, feed, after.saturating_add(1), limit);
+    let oldest = begin(store, feed, after, &mut reader).await?;
+    let mut page = FeedPage { position: after.max(oldest), oldest, ..FeedPage::default() };
     let mut bytes = 0;
-    while let Some(Chunk { first, events, .. }) = chunk {
+    while let Some(Chunk { first, events, .. }) = reader.next().await? {
         for (position, event) in (first..).zip(events).filter(|(position, _)| *position > after) {
             if page.entries.len() >= limit as usize || bytes >= PAGE_BYTES_TARGET {
                 page.has_more = true;
@@ -263,7 +218,44 @@ pub(super) async fn page(
             page.position = position;
             page.entries.push(event.entry(feed)?);
         }
-        chunk = reader.next().await?;
     }
     Ok(page)
+}
+
+/// Makes a reader give the chunk first in which the event after `after` lies. Returns the position before the oldest
+/// event that is kept, where that is after `after`: a reader there has lost events. Else 0.
+async fn begin(
+    store: &DynamoEventStore,
+    feed: &SubscriptionId,
+    after: u64,
+    reader: &mut chain::Reader<'_>,
+) -> Result<u64, PortError> {
+    let next = after.saturating_add(1);
+    let first = reader.next().await?;
+    if first.as_ref().is_some_and(|chunk| chunk.first == next) {
+        reader.put_back(first);
+        return Ok(0);
+    }
+    // The event may lie inside a chunk that begins before it.
+    if let Some(around) = chain::around(store, feed, next).await? {
+        reader.put_back(first);
+        reader.put_back(Some(around));
+        return Ok(0);
+    }
+    if let Some(first) = first {
+        let oldest = first.first - 1;
+        reader.put_back(Some(first));
+        return Ok(oldest);
+    }
+    // Nothing lies behind. Where the chain ended later than that when asked now, nothing of it is kept, or it has grown
+    // meanwhile.
+    let end = chain::head(store, feed).await?;
+    if end <= after {
+        return Ok(0);
+    }
+    reader.restart();
+    let first = reader.next().await?;
+    let oldest = first.as_ref().map_or(end, |chunk| chunk.first - 1);
+    reader.put_back(first);
+    Ok(if oldest > after { oldest } else { 0 })
 }

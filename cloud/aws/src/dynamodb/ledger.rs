@@ -5,11 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use convoy_cloud_core::ledger::{LedgerEntry, LedgerRange, Outcome, merged};
 use convoy_cloud_core::ports::PortError;
 use convoy_protocol::id::{BootId, EnvelopeKey, Lane, VehicleId};
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::attributes::{text, text_of};
 use super::revision::{self, Place, Revision};
-use super::{CALLS_AT_ONCE, DynamoEventStore, SORT_KEY, damaged, failed};
+use super::{CALLS_AT_ONCE, DynamoEventStore, SORT_KEY, at_once, damaged, failed};
 
 /// Sort keys of ledgers begin so.
 const PREFIX: &str = "L#";
@@ -104,14 +103,19 @@ pub(super) async fn look_up(
     store: &DynamoEventStore,
     boots: BTreeSet<Boot>,
 ) -> Result<Known, PortError> {
-    let reads = boots.into_iter().map(|boot| async move {
-        let (partition, sort) = (format!("V#{}", boot.0), sort_key(boot.1));
-        let place = Place { table: &store.tables.vehicles, partition: &partition, sort: &sort };
-        let revision = revision::read(store, place, false).await?;
-        let ranges = unpack(boot.1, &revision.value)?;
-        Ok::<_, PortError>((boot, (revision, ranges)))
-    });
-    Ok(Known(stream::iter(reads).buffer_unordered(CALLS_AT_ONCE).try_collect().await?))
+    let reads = boots.into_iter().map(|boot| look_up_one(store, boot)).collect();
+    Ok(Known(at_once(CALLS_AT_ONCE, reads).await?.into_iter().collect()))
+}
+
+async fn look_up_one(
+    store: &DynamoEventStore,
+    boot: Boot,
+) -> Result<(Boot, (Revision, Vec<LedgerRange>)), PortError> {
+    let (partition, sort) = (format!("V#{}", boot.0), sort_key(boot.1));
+    let place = Place { table: &store.tables.vehicles, partition: &partition, sort: &sort };
+    let revision = revision::read(store, place, false).await?;
+    let ranges = unpack(boot.1, &revision.value)?;
+    Ok((boot, (revision, ranges)))
 }
 
 /// Enters what became of envelopes.
@@ -133,14 +137,20 @@ pub(super) async fn enter(
     }
     let writes = boots.into_iter().map(|(boot, news)| {
         let known = known.0.remove(&boot).map(|(revision, _)| revision).unwrap_or_default();
-        async move {
-            let (partition, sort) = (format!("V#{}", boot.0), sort_key(boot.1));
-            let place = Place { table: &store.tables.vehicles, partition: &partition, sort: &sort };
-            revision::write(store, place, known, |packed| changed(boot, packed, &news)).await
-        }
+        enter_one(store, boot, known, news)
     });
-    let writes: Vec<_> = writes.collect();
-    stream::iter(writes).buffer_unordered(CALLS_AT_ONCE).try_for_each(async |()| Ok(())).await
+    at_once(CALLS_AT_ONCE, writes.collect()).await.map(drop)
+}
+
+async fn enter_one(
+    store: &DynamoEventStore,
+    boot: Boot,
+    known: Revision,
+    news: Vec<LedgerRange>,
+) -> Result<(), PortError> {
+    let (partition, sort) = (format!("V#{}", boot.0), sort_key(boot.1));
+    let place = Place { table: &store.tables.vehicles, partition: &partition, sort: &sort };
+    revision::write(store, place, known, |packed| changed(boot, packed, &news)).await
 }
 
 /// All ranges of a vehicle.

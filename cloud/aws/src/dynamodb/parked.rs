@@ -10,10 +10,9 @@ use aws_sdk_dynamodb::types::{
 use convoy_cloud_core::ports::PortError;
 use convoy_cloud_core::record::Record;
 use convoy_protocol::id::ManifestId;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::attributes::{Item, item, number, sortable_signed, text, text_of};
-use super::{DynamoEventStore, RACE, SERVICE, bodies, damaged, failed};
+use super::{DynamoEventStore, RACE, SERVICE, at_once, bodies, damaged, failed};
 use crate::error::{refused, unavailable};
 
 /// Records that may wait for one manifest at most.
@@ -158,8 +157,8 @@ pub(super) async fn unpark(
     records: &[Record],
 ) -> Result<(), PortError> {
     let names = records.iter().map(|record| Names::of(manifest_id, &record.encode()));
-    let calls: Vec<_> = names.map(|names| unpark_one(store, names)).collect();
-    stream::iter(calls).buffer_unordered(UNPARK_AT_ONCE).try_for_each(async |()| Ok(())).await
+    let calls = names.map(|names| unpark_one(store, names)).collect();
+    at_once(UNPARK_AT_ONCE, calls).await.map(drop)
 }
 
 async fn get(store: &DynamoEventStore, keys: Item) -> Result<Option<Item>, PortError> {

@@ -7,11 +7,10 @@ use std::collections::BTreeMap;
 
 use convoy_cloud_core::ports::{PortError, SignalState};
 use convoy_protocol::id::VehicleId;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 
 use super::revision::{self, Place};
-use super::{CALLS_AT_ONCE, DynamoEventStore, damaged};
+use super::{CALLS_AT_ONCE, DynamoEventStore, at_once, damaged};
 
 /// Sort key of the item.
 const SORT: &str = "S";
@@ -90,7 +89,7 @@ fn changed(packed: &[u8], news: &Newest<'_>) -> Result<Option<Vec<u8>>, PortErro
     for state in news.values() {
         is_changed |= take(&mut newest, state);
     }
-    if is_changed { pack(newest.into_values()).map(Some) } else { Ok(None) }
+    if is_changed { pack(newest.values().copied()).map(Some) } else { Ok(None) }
 }
 
 /// Takes newer values.
@@ -105,15 +104,17 @@ pub(super) async fn put(
             take(newest, state);
         }
     }
-    let writes = vehicles.into_iter().filter(|(_, news)| !news.is_empty());
-    let writes = writes.map(|(vehicle_id, news)| async move {
-        let partition = format!("V#{vehicle_id}");
-        let place = Place { table: &store.tables.state, partition: &partition, sort: SORT };
-        // A stale read only loses the race below.
-        let known = revision::read(store, place, false).await?;
-        revision::write(store, place, known, |packed| changed(packed, &news)).await
-    });
-    stream::iter(writes).buffer_unordered(CALLS_AT_ONCE).try_for_each(async |()| Ok(())).await
+    vehicles.retain(|_, news| !news.is_empty());
+    let writes = vehicles.into_iter().map(|(vehicle_id, news)| put_one(store, vehicle_id, news)).collect();
+    at_once(CALLS_AT_ONCE, writes).await.map(drop)
+}
+
+async fn put_one(store: &DynamoEventStore, vehicle_id: VehicleId, news: Newest<'_>) -> Result<(), PortError> {
+    let partition = format!("V#{vehicle_id}");
+    let place = Place { table: &store.tables.state, partition: &partition, sort: SORT };
+    // A stale read only loses the race below.
+    let known = revision::read(store, place, false).await?;
+    revision::write(store, place, known, |packed| changed(packed, &news)).await
 }
 
 /// State of a vehicle, by path.

@@ -8,7 +8,7 @@ use convoy_cloud_core::identity::{EventId, SubscriptionId};
 use convoy_cloud_core::ports::{FeedEntry, PortError};
 use serde::{Deserialize, Serialize};
 
-use super::super::attributes::{Item, item, number, number_of, sortable, text, text_of};
+use super::super::attributes::{Item, binary, binary_of, item, number, number_of, sortable, text, text_of};
 use super::super::{DynamoEventStore, SORT_KEY, TTL, bodies, damaged, failed, lost};
 use super::Pending;
 
@@ -18,6 +18,8 @@ const CHUNK: &str = "C#";
 const HEAD: &str = "H";
 /// Position of the newest event, in the head.
 const END: &str = "e";
+/// Which append wrote a chunk.
+const TOKEN: &str = "t";
 /// Folder in the bucket of chunks too large for an item.
 const FOLDER: &str = "bodies/feed";
 const ZSTD_LEVEL: i32 = 3;
@@ -88,7 +90,7 @@ async fn unpack(store: &DynamoEventStore, item: &Item) -> Result<Chunk, PortErro
     let position = text_of(item, SORT_KEY)?.strip_prefix(CHUNK);
     let first = position.and_then(|text| u64::from_str_radix(text, 16).ok());
     let first = first.ok_or_else(|| damaged("position of a chunk"))?;
-    let token = super::super::attributes::binary_of(item, "t")?;
+    let token = binary_of(item, TOKEN)?;
     let token = token.try_into().map_err(|_| damaged("token of a chunk"))?;
     let plain = zstd::decode_all(bodies::of(store, item).await?.as_slice());
     let events: Option<Vec<Event>> = plain.ok().and_then(|plain| postcard::from_bytes(&plain).ok());
@@ -129,13 +131,13 @@ pub(super) async fn put(
     store: &DynamoEventStore,
     feed: &SubscriptionId,
     position: u64,
-    packed: &[u8],
+    packed: Vec<u8>,
 ) -> Result<Option<Chunk>, PortError> {
     let token: [u8; 16] = store.ambient.random();
     let mut chunk = item(partition(feed), sort_key(position));
-    chunk.insert("t".to_owned(), super::super::attributes::binary(token));
+    chunk.insert(TOKEN.to_owned(), binary(token));
     chunk.insert(TTL.to_owned(), number(store.now_s().saturating_add(store.keep_s)));
-    bodies::add(store, &mut chunk, FOLDER, packed.to_vec()).await?;
+    bodies::add(store, &mut chunk, FOLDER, packed).await?;
     let put = store.client.put_item().table_name(&store.tables.feed).set_item(Some(chunk));
     if !lost!(put.condition_expression("attribute_not_exists(pk)").send().await)? {
         return Ok(None);
@@ -195,7 +197,7 @@ pub(super) struct Reader<'s> {
     from: String,
     per_query: i32,
     items: VecDeque<Item>,
-    put_back: Option<Chunk>,
+    put_back: Vec<Chunk>,
     next: Option<HashMap<String, AttributeValue>>,
     is_done: bool,
 }
@@ -211,17 +213,22 @@ impl<'s> Reader<'s> {
         // One more, to see whether there is one.
         let per_query = events.saturating_add(1).min(CHUNKS_PER_QUERY_MAX).cast_signed();
         let (from, items) = (sort_key(position), VecDeque::new());
-        Self { store, feed, from, per_query, items, put_back: None, next: None, is_done: false }
+        Self { store, feed, from, per_query, items, put_back: Vec::new(), next: None, is_done: false }
     }
 
-    /// Gives a chunk again next time.
+    /// Gives a chunk again next time; of several the last one first.
     pub(super) fn put_back(&mut self, chunk: Option<Chunk>) {
-        self.put_back = chunk;
+        self.put_back.extend(chunk);
+    }
+
+    /// Asks from the beginning again.
+    pub(super) fn restart(&mut self) {
+        (self.next, self.is_done) = (None, false);
     }
 
     /// The next chunk, or none at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Chunk>, PortError> {
-        if let Some(chunk) = self.put_back.take() {
+        if let Some(chunk) = self.put_back.pop() {
             return Ok(Some(chunk));
         }
         while self.items.is_empty() && !self.is_done {
