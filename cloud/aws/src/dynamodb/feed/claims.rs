@@ -7,7 +7,8 @@ use convoy_cloud_core::identity::{EventId, SubscriptionId};
 use convoy_cloud_core::ports::PortError;
 
 use super::super::attributes::{Item, item, number, number_of};
-use super::super::{DynamoEventStore, TTL, damaged, days, failed};
+use super::super::{DynamoEventStore, SERVICE, TTL, days, failed};
+use crate::error::unavailable;
 
 /// Position of the first chunk that may hold the event.
 const FROM: &str = "p";
@@ -41,9 +42,7 @@ pub(super) async fn put(
         .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
     let put = match known {
         None => put.condition_expression("attribute_not_exists(pk)"),
-        Some(known) => {
-            put.condition_expression("p = :known").expression_attribute_values(":known", number(known))
-        }
+        Some(known) => put.condition_expression("p = :known").expression_attribute_values(":known", number(known)),
     };
     let Err(error) = put.send().await else { return Ok(from) };
     match error.as_service_error() {
@@ -61,6 +60,6 @@ pub(super) async fn put(
 async fn read(store: &DynamoEventStore, feed: &SubscriptionId, event: &EventId) -> Result<u64, PortError> {
     let get = store.client.get_item().table_name(&store.tables.feed).set_key(Some(keys(feed, event)));
     let output = get.consistent_read(true).send().await.map_err(failed)?;
-    let item: HashMap<_, _> = output.item.ok_or_else(|| damaged("a claim that was there is gone"))?;
+    let item: HashMap<_, _> = output.item.ok_or_else(|| unavailable(SERVICE, "a claim ended while it was read"))?;
     number_of(&item, FROM)
 }
