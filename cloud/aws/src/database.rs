@@ -9,43 +9,65 @@ use aws_sigv4::http_request::{SignableBody, SignableRequest, SignatureLocation, 
 use aws_sigv4::sign::v4;
 use convoy_cloud_core::ports::PortError;
 use convoy_cloud_core::reference::ReferenceDatabase;
-use convoy_reference::{Reference, VinKey};
+use convoy_reference::{OpenOptions, PasswordProvider, Reference, VinKey};
+use tokio::sync::Mutex;
 
 use crate::error::{refused, unavailable};
 
 const SERVICE: &str = "reference database";
 /// How long a token opens connections, RDS's limit.
 const TOKEN_LIFE: Duration = Duration::from_secs(900);
+/// How long a token is used before another is signed.
+const TOKEN_USE: Duration = Duration::from_secs(600);
+/// A function works on one request at a time.
+const CONNECTIONS_MAX: u32 = 1;
+/// How long a statement waits for a connection: longer than a failover's pause is not worth an invocation.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Opens the database; with `tokens`, the password in the url is replaced by an IAM token.
+/// Opens the database. With `tokens`, passwords are IAM tokens; with `migrate`, the schema is made or brought up, and
+/// otherwise nothing is asked for until the first use.
 pub async fn open(
     url: &str,
     key: &VinKey,
     tokens: Option<&SdkConfig>,
+    migrate: bool,
 ) -> Result<Arc<dyn ReferenceDatabase>, PortError> {
-    let url = match tokens {
-        Some(sdk) => with_token(url, sdk).await?,
-        None => url.to_owned(),
-    };
-    Ok(Arc::new(Reference::open(&url, key).await?))
+    let options = OpenOptions { connections_max: CONNECTIONS_MAX, acquire_timeout: ACQUIRE_TIMEOUT, migrate };
+    let password = tokens.map(|sdk| passwords(url, sdk.clone())).transpose()?;
+    Ok(Arc::new(Reference::open_with(url, key, &options, password).await?))
 }
 
-async fn with_token(url: &str, sdk: &SdkConfig) -> Result<String, PortError> {
-    let mut url = reqwest::Url::parse(url).map_err(|_| refused(SERVICE, "its url cannot be read"))?;
-    let (Some(host), user) = (url.host_str(), url.username()) else {
-        return Err(refused(SERVICE, "its url has no host"));
-    };
-    let address = format!("{host}:{}", url.port().unwrap_or(5_432));
-    let provider = sdk.credentials_provider().ok_or_else(|| refused(SERVICE, "there are no credentials"))?;
-    let identity = provider
-        .provide_credentials()
-        .await
-        .map_err(|error| unavailable(SERVICE, format!("no credentials: {error}")))?
-        .into();
-    let region = sdk.region().map_or("", |region| region.as_ref()).to_owned();
-    let token = token(&address, user, &region, &identity, SystemTime::now())?;
-    url.set_password(Some(&token)).map_err(|()| refused(SERVICE, "its url takes no password"))?;
-    Ok(url.into())
+/// Signs a token every [`TOKEN_USE`].
+fn passwords(url: &str, sdk: SdkConfig) -> Result<PasswordProvider, PortError> {
+    let url = reqwest::Url::parse(url).map_err(|_| refused(SERVICE, "its url cannot be read"))?;
+    let host = url.host_str().ok_or_else(|| refused(SERVICE, "its url has no host"))?;
+    let address: Arc<str> = format!("{host}:{}", url.port().unwrap_or(5_432)).into();
+    let user: Arc<str> = url.username().into();
+    let held: Arc<Mutex<Option<(SystemTime, String)>>> = Arc::default();
+    Ok(Arc::new(move || {
+        let (sdk, address, user, held) =
+            (sdk.clone(), Arc::clone(&address), Arc::clone(&user), Arc::clone(&held));
+        Box::pin(async move {
+            let now = SystemTime::now();
+            let mut held = held.lock().await;
+            if let Some((signed, token)) = held.as_ref()
+                && now.duration_since(*signed).is_ok_and(|age| age < TOKEN_USE)
+            {
+                return Ok(token.clone());
+            }
+            let provider =
+                sdk.credentials_provider().ok_or_else(|| refused(SERVICE, "there are no credentials"))?;
+            let identity = provider
+                .provide_credentials()
+                .await
+                .map_err(|error| unavailable(SERVICE, format!("no credentials: {error}")))?
+                .into();
+            let region = sdk.region().map_or("", |region| region.as_ref());
+            let token = token(&address, &user, region, &identity, now)?;
+            *held = Some((now, token.clone()));
+            Ok(token)
+        })
+    }))
 }
 
 /// A token is a request to connect that is signed in its query, without the scheme (RDS user guide, "Connecting to

@@ -25,7 +25,7 @@ use crate::clients::{self, Place};
 use crate::database;
 use crate::downlink::SqsDownlink;
 use crate::dynamodb::{DynamoEventStore, Tables};
-use crate::environment::{Environment, names};
+use crate::environment::{Environment, Function, names};
 use crate::error::port_error;
 use crate::eventbridge::ClassicBus;
 use crate::failure::Failure;
@@ -54,6 +54,8 @@ pub struct Deployment {
     pub snapshot: Arc<SnapshotCell>,
     place: Place,
     sdk: SdkConfig,
+    /// Does this process bring the schema up?
+    migrates: bool,
     keys: OnceCell<Keys>,
     reference: OnceCell<Arc<dyn ReferenceDatabase>>,
     routing: OnceCell<Arc<RoutingObject>>,
@@ -69,7 +71,10 @@ impl Deployment {
         let place =
             Place::from_vars(|name| environment.get(name).map(str::to_owned)).map_err(misconfigured)?;
         let sdk = clients::sdk_config(&place, clients::credentials());
+        // Only operators may invoke it, and setting up is what they invoke it for.
+        let migrates = environment.get(names::FUNCTION) == Some(Function::Provision.name());
         Ok(Self {
+            migrates,
             environment,
             ambient: system_ambient(),
             counters: Arc::default(),
@@ -141,7 +146,8 @@ impl Deployment {
             let url = self.required(names::DATABASE)?;
             let with_tokens = self.environment.get(names::DATABASE_IAM) == Some("true");
             let vin_key = VinKey(self.keys().await?.vin);
-            let reference = database::open(&url, &vin_key, with_tokens.then_some(&self.sdk)).await?;
+            let reference = 
+                database::open(&url, &vin_key, with_tokens.then_some(&self.sdk), self.migrates).await?;
             Ok::<_, Failure>(reference)
         };
         self.reference.get_or_try_init(|| open).await.map(Arc::clone)
@@ -204,6 +210,11 @@ impl Deployment {
             counters: Arc::clone(&self.counters),
             sign: self.signer().await?.signer(),
         })
+    }
+
+    /// The key that campaigns are signed with, as agents are configured with it.
+    pub async fn campaign_key(&self) -> Result<String, Failure> {
+        Ok(self.signer().await?.public_key())
     }
 
     async fn signer(&self) -> Result<CampaignSigner, Failure> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
-use convoy::admin_key;
+use convoy_cloud_core::credential;
 use convoy::config::{BrokerChoice, Keep, MqttsConfig, ServeConfig};
 use convoy::data_dir::DataDir;
 use convoy::demo::{self, DemoConfig};
@@ -248,7 +248,7 @@ async fn another_admin_key(data_dir: PathBuf) -> Result<()> {
     }
     let data = DataDir::open(&data_dir)?;
     let reference = Reference::open_file(&data.path("reference.db"), &VinKey(data.key("vin"))).await?;
-    let key = admin_key::another(&reference, &system_ambient()).await?;
+    let key = credential::another_admin(&reference, &system_ambient()).await?;
     println!("{}", key.reveal());
     Ok(())
 }

@@ -9,7 +9,7 @@ use convoy_cloud_core::alerts::Judge;
 use convoy_cloud_core::ambient::Ambient;
 use convoy_cloud_core::api::{Api, router};
 use convoy_cloud_core::counters::Counters;
-use convoy_cloud_core::credential::ApiKey;
+use convoy_cloud_core::credential::{self, ApiKey};
 use convoy_cloud_core::cursor::CursorKey;
 use convoy_cloud_core::enrich::{Enricher, ManifestCache};
 use convoy_cloud_core::enrol::CertificateAuthority;
@@ -49,7 +49,7 @@ use crate::steering;
 use crate::stream::LocalStream;
 use crate::vehicle_listener::{BrokerBehind, Limits, VehicleListener};
 use crate::webhook_sender::Webhooks;
-use crate::{admin_key, archiver, broker, webhook_sender};
+use crate::{archiver, broker, webhook_sender};
 
 /// Operations that wait to be carried out, at most; more stay in the database until the next start.
 const OPERATIONS_WAITING_MAX: usize = 10_000;
@@ -155,7 +155,7 @@ pub async fn start(config: ServeConfig) -> Result<Running> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let listener = TcpListener::bind(config.http).await.with_context(|| broker::taken(config.http))?;
     let stores = open(&config).await?;
-    let admin_key = admin_key::first(stores.reference.as_ref(), &stores.ambient).await?;
+    let admin_key = credential::first_admin(stores.reference.as_ref(), &stores.ambient).await?;
     let (shutdown, stop) = watch::channel(false);
     let Door { mqtt, mqtts, url, authority } = open_door(&config, &stores).await?;
     let signer = CampaignSigner::new(&stores.data.key("campaign"))?;

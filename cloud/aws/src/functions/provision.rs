@@ -1,7 +1,10 @@
-//! One step of an operation a call: the state machine calls until it is finished.
+//! One step of an operation a call: the state machine calls until it is finished. And setting up, which an operator
+//! calls once.
 
 use std::sync::Arc;
 
+use convoy_cloud_core::ambient::Ambient;
+use convoy_cloud_core::credential;
 use convoy_cloud_core::ports::{PortError, Provisioner};
 use convoy_cloud_core::provision::{OperationStatus, Worker};
 use convoy_cloud_core::reference::ReferenceDatabase;
@@ -17,20 +20,45 @@ pub struct State {
     reference: Arc<dyn ReferenceDatabase>,
     provisioner: Arc<dyn Provisioner>,
     routing: Arc<RoutingObject>,
+    ambient: Ambient,
+    campaign_key: String,
 }
 
-/// Which operation.
+/// What to do.
 #[derive(Debug, Deserialize)]
-pub struct Task {
-    operation_id: String,
+#[serde(untagged)]
+pub enum Task {
+    /// The next step of an operation.
+    Step {
+        /// Which.
+        operation_id: String,
+    },
+    /// Bring the schema up, and make the first admin key: `{"setup": true}`.
+    Setup {
+        /// Must be there; its value says nothing.
+        #[serde(rename = "setup")]
+        _setup: bool,
+    },
 }
 
-/// How far it is now.
+/// What came of it.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct Outcome {
-    status: OperationStatus,
-    /// Why it failed.
-    error: Option<String>,
+#[serde(untagged)]
+pub enum Outcome {
+    /// How far the operation is now.
+    Step {
+        /// Its state.
+        status: OperationStatus,
+        /// Why it failed.
+        error: Option<String>,
+    },
+    /// What setting up made.
+    Setup {
+        /// The first admin key, shown this once; `None` where there is one already.
+        admin_key: Option<String>,
+        /// The key that campaigns are signed with: what agents are configured with.
+        campaign_key: String,
+    },
 }
 
 impl State {
@@ -40,17 +68,32 @@ impl State {
             reference: deployment.reference().await?,
             provisioner: deployment.provisioner().await?,
             routing: deployment.routing().await?,
+            ambient: deployment.ambient.clone(),
+            campaign_key: deployment.campaign_key().await?,
         })
     }
 }
 
-/// Does or undoes one step.
+/// Does one step, or sets up.
 pub async fn handle(state: &State, task: Task) -> Result<Outcome, Failure> {
+    let outcome = match task {
+        Task::Step { operation_id } => step(state, &operation_id).await?,
+        Task::Setup { .. } => {
+            let admin_key = credential::first_admin(state.reference.as_ref(), &state.ambient).await?;
+            let admin_key = admin_key.map(|key| key.reveal().to_owned());
+            Outcome::Setup { admin_key, campaign_key: state.campaign_key.clone() }
+        }
+    };
+    state.routing.publish(state.reference.as_ref()).await?;
+    Ok(outcome)
+}
+
+async fn step(state: &State, operation_id: &str) -> Result<Outcome, Failure> {
     let unknown = || PortError::Refused {
         service: "provisioning",
-        reason: format!("there is no operation {:?}", task.operation_id),
+        reason: format!("there is no operation {operation_id:?}"),
     };
-    let id = task.operation_id.parse().map_err(|_| unknown())?;
+    let id = operation_id.parse().map_err(|_| unknown())?;
     let mut operation = state.reference.operation(&id).await?.ok_or_else(unknown)?;
     // Of its own, so that the step does not take for published what only this process knows.
     let scratch = SnapshotCell::default();
@@ -60,7 +103,6 @@ pub async fn handle(state: &State, task: Task) -> Result<Outcome, Failure> {
         snapshot: &scratch,
     };
     worker.step(&mut operation).await?;
-    state.routing.publish(state.reference.as_ref()).await?;
     let progress = operation.progress;
-    Ok(Outcome { status: progress.status, error: progress.error })
+    Ok(Outcome::Step { status: progress.status, error: progress.error })
 }
