@@ -146,7 +146,7 @@ impl Deployment {
             let url = self.required(names::DATABASE)?;
             let with_tokens = self.environment.get(names::DATABASE_IAM) == Some("true");
             let vin_key = VinKey(self.keys().await?.vin);
-            let reference = 
+            let reference =
                 database::open(&url, &vin_key, with_tokens.then_some(&self.sdk), self.migrates).await?;
             Ok::<_, Failure>(reference)
         };

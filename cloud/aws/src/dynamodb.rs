@@ -57,11 +57,8 @@ const ITEM_BYTES_MAX: usize = 400 * 1024;
 /// A body inside an item at most, bytes: leaves room for keys and the rest. A larger one goes to the bucket.
 const BODY_BYTES_MAX: usize = 350 * 1024;
 /// For writers that lost a race for one item.
-const RACE: Backoff = Backoff {
-    attempts_max: 24,
-    first: Duration::from_millis(10),
-    longest: Duration::from_millis(500),
-};
+const RACE: Backoff =
+    Backoff { attempts_max: 24, first: Duration::from_millis(10), longest: Duration::from_millis(500) };
 
 /// Partition key of every table, a string.
 pub const PARTITION_KEY: &str = "pk";
@@ -145,7 +142,9 @@ macro_rules! lost {
     ($result:expr) => {
         match $result {
             Ok(_) => Ok(false),
-            Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => {
+            Err(error)
+                if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) =>
+            {
                 Ok(true)
             }
             Err(error) => Err($crate::dynamodb::failed(error)),

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
-use convoy_cloud_core::credential;
 use convoy::config::{BrokerChoice, Keep, MqttsConfig, ServeConfig};
 use convoy::data_dir::DataDir;
 use convoy::demo::{self, DemoConfig};
 use convoy::serve;
+use convoy_cloud_core::credential;
 use convoy_cloud_shell::ambient::system_ambient;
 use convoy_cloud_shell::broker_url::{BrokerTls, BrokerUrl};
 use convoy_reference::{Reference, VinKey};

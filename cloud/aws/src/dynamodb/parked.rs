@@ -4,9 +4,7 @@
 //! twice, and one of several numbers that bound how many wait.
 
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
-use aws_sdk_dynamodb::types::{
-    Delete, Put, TransactWriteItem, Update,
-};
+use aws_sdk_dynamodb::types::{Delete, Put, TransactWriteItem, Update};
 use convoy_cloud_core::ports::PortError;
 use convoy_cloud_core::record::Record;
 use convoy_protocol::id::ManifestId;
@@ -38,7 +36,11 @@ impl Names {
     fn of(manifest_id: ManifestId, encoded: &[u8]) -> Self {
         let hash = blake3::hash(encoded);
         let (digest, part) = (hash.to_hex(), u32::from(hash.as_bytes()[0]) % PARTS);
-        Self { partition: format!("P#{manifest_id}"), digest: format!("D#{digest}"), part: format!("N#{part:02}") }
+        Self {
+            partition: format!("P#{manifest_id}"),
+            digest: format!("D#{digest}"),
+            part: format!("N#{part:02}"),
+        }
     }
 }
 
@@ -97,7 +99,8 @@ async fn transact(store: &DynamoEventStore, actions: Vec<TransactWriteItem>) -> 
     for attempt in 1.. {
         let call = store.client.transact_write_items().set_transact_items(Some(actions.clone()));
         let Err(error) = call.send().await else { return Ok(Outcome::Done) };
-        let Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) = error.as_service_error() else {
+        let Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) = error.as_service_error()
+        else {
             return Err(failed(error));
         };
         let code_of = |code: &str| {
@@ -107,7 +110,8 @@ async fn transact(store: &DynamoEventStore, actions: Vec<TransactWriteItem>) -> 
         if let Some(place) = code_of("ConditionalCheckFailed") {
             return Ok(Outcome::Failed(place));
         }
-        let codes: Vec<_> = cancelled.cancellation_reasons().iter().filter_map(|reason| reason.code()).collect();
+        let codes: Vec<_> =
+            cancelled.cancellation_reasons().iter().filter_map(|reason| reason.code()).collect();
         let is_later = codes.iter().any(|code| LATER.contains(code));
         if !is_later {
             return Err(refused(SERVICE, format!("transaction cancelled: {codes:?}")));

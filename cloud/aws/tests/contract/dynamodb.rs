@@ -20,7 +20,14 @@ fn envelope(sequence: u64, first_us: i64) -> StoredEnvelope {
     let boot_id = BootId { counter: 1, spool: 9 };
     let key = EnvelopeKey { boot_id, lane: Lane::Bulk, sequence };
     let bytes = vec![sequence as u8; 40];
-    StoredEnvelope { vehicle_id: VEHICLE, key, first_us, last_us: first_us + 9, received_us: first_us + 99, bytes }
+    StoredEnvelope {
+        vehicle_id: VEHICLE,
+        key,
+        first_us,
+        last_us: first_us + 9,
+        received_us: first_us + 99,
+        bytes,
+    }
 }
 
 fn query(from_us: i64, to_us: i64, limit: u32) -> EventQuery {

@@ -109,9 +109,10 @@ async fn a_shard_that_stays_throttled_is_unavailable() {
         "Kinesis is not available: 1 records not taken in 8 tries: Kinesis is not available: \
          ProvisionedThroughputExceededException (200): slow down"
     );
-    assert_eq!(fake.requests().iter().map(|request| sent(request).len()).collect::<Vec<_>>(), [
-        3, 1, 1, 1, 1, 1, 1, 1
-    ]);
+    assert_eq!(
+        fake.requests().iter().map(|request| sent(request).len()).collect::<Vec<_>>(),
+        [3, 1, 1, 1, 1, 1, 1, 1]
+    );
 }
 
 #[tokio::test]

@@ -99,8 +99,12 @@ pub(crate) fn now_us() -> i64 {
 pub(crate) async fn create_tables(url: &str, prefix: &str) -> Tables {
     let client = aws_sdk_dynamodb::Client::new(&config(url));
     let name = |table: &str| format!("{prefix}-{table}");
-    let tables =
-        Tables { events: name("events"), state: name("state"), feed: name("feed"), vehicles: name("vehicles") };
+    let tables = Tables {
+        events: name("events"),
+        state: name("state"),
+        feed: name("feed"),
+        vehicles: name("vehicles"),
+    };
     for table in tables.names() {
         create_table(&client, table).await;
     }
