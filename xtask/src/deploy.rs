@@ -108,7 +108,8 @@ fn make_bucket(aws: &Aws, place: &Place, bucket: &str) -> Result<()> {
         make.extend(["--create-bucket-configuration", &location]);
     }
     aws.json(&make)?;
-    let closed = "BlockPublicAcls=true,IgnorePublicAcls=true,BlockPublicPolicy=true,RestrictPublicBuckets=true";
+    let closed =
+        "BlockPublicAcls=true,IgnorePublicAcls=true,BlockPublicPolicy=true,RestrictPublicBuckets=true";
     aws.json(&[
         "s3api",
         "put-public-access-block",
@@ -158,8 +159,16 @@ fn change_set(aws: &Aws, stack: &str, bucket: &str, parameters: &[Parameter]) ->
     let template = workspace_root().join(TEMPLATE);
     let template = template.to_string_lossy();
     let overrides: Vec<String> = parameters.iter().map(|p| format!("{}={}", p.key, p.value)).collect();
-    let mut arguments = vec!["cloudformation", "deploy", "--no-execute-changeset", "--no-fail-on-empty-changeset"];
-    arguments.extend(["--stack-name", stack, "--template-file", &template, "--capabilities", "CAPABILITY_IAM"]);
+    let mut arguments =
+        vec!["cloudformation", "deploy", "--no-execute-changeset", "--no-fail-on-empty-changeset"];
+    arguments.extend([
+        "--stack-name",
+        stack,
+        "--template-file",
+        &template,
+        "--capabilities",
+        "CAPABILITY_IAM",
+    ]);
     // The template is larger than what CloudFormation takes directly.
     arguments.extend(["--s3-bucket", bucket, "--s3-prefix", "templates", "--parameter-overrides"]);
     arguments.extend(overrides.iter().map(String::as_str));
@@ -183,8 +192,12 @@ fn print_changes(aws: &Aws, change_set: &str) -> Result<()> {
         })
         .collect();
     rows.sort();
-    let header =
-        [("action", Align::Left), ("type", Align::Left), ("resource", Align::Left), ("replaced", Align::Left)];
+    let header = [
+        ("action", Align::Left),
+        ("type", Align::Left),
+        ("resource", Align::Left),
+        ("replaced", Align::Left),
+    ];
     println!("\n{}\n{} changes", render(&header, &rows), rows.len());
     Ok(())
 }
@@ -233,10 +246,8 @@ pub(crate) fn print_failures(aws: &Aws, stack: &str) -> Result<()> {
 fn outputs_table(stack: &Value) -> String {
     let outputs = stack["Outputs"].as_array().map(Vec::as_slice).unwrap_or_default();
     let text = |output: &Value, key: &str| output[key].as_str().unwrap_or_default().to_owned();
-    let rows: Vec<Vec<String>> = outputs
-        .iter()
-        .map(|output| vec![text(output, "OutputKey"), text(output, "OutputValue")])
-        .collect();
+    let rows: Vec<Vec<String>> =
+        outputs.iter().map(|output| vec![text(output, "OutputKey"), text(output, "OutputValue")]).collect();
     render(&[("output", Align::Left), ("value", Align::Left)], &rows)
 }
 

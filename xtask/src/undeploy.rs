@@ -106,7 +106,13 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     }
     delete_customers(&aws, &found)?;
     for database in found.databases() {
-        aws.json(&["rds", "modify-db-instance", "--no-deletion-protection", "--db-instance-identifier", database])?;
+        aws.json(&[
+            "rds",
+            "modify-db-instance",
+            "--no-deletion-protection",
+            "--db-instance-identifier",
+            database,
+        ])?;
     }
     if !delete_stack(&aws, name)? {
         return Ok(false);
@@ -244,7 +250,8 @@ mod tests {
 
     #[test]
     fn an_output_is_found_by_its_key() {
-        let stack = serde_json::json!({"Outputs": [{"OutputKey": "QueuePrefix", "OutputValue": "convoy-c-"}]});
+        let stack =
+            serde_json::json!({"Outputs": [{"OutputKey": "QueuePrefix", "OutputValue": "convoy-c-"}]});
         assert_eq!(output(&stack, "QueuePrefix"), Some("convoy-c-"));
         assert_eq!(output(&stack, "DeliveryBus"), None);
         assert_eq!(output(&serde_json::json!({}), "QueuePrefix"), None);

@@ -77,7 +77,7 @@ impl Function {
             }
             Self::Archive => &[BUCKET, EVENTS, STATE, FEED, VEHICLES],
             Self::Enrich => &[SECRET, BUCKET, DELIVERY_BUS],
-            Self::Feed => &[EVENTS, STATE, FEED, VEHICLES],
+            Self::Feed => &[BUCKET, EVENTS, STATE, FEED, VEHICLES],
             Self::Fleet => &[SECRET, BUCKET, EVENTS, STATE, FEED, VEHICLES, QUEUE_PREFIX, DATABASE],
             Self::Admin => {
                 &[SECRET, BUCKET, EVENTS, STATE, FEED, VEHICLES, QUEUE_PREFIX, DATABASE, STATE_MACHINE]
