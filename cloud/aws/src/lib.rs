@@ -4,7 +4,7 @@
 //! is the place to start reading: it makes the ports from the environment.
 
 // The SDK's futures are nested deeply.
-#![recursion_limit = "256"]
+#![recursion_limit = "512"]
 
 pub mod backoff;
 pub mod bootstrap;

@@ -1,5 +1,7 @@
 //! The Lambda bootstrap: which function it is, `CONVOY_FUNCTION` says.
 
+#![recursion_limit = "512"]
+
 use std::process::ExitCode;
 
 use tracing_subscriber::EnvFilter;

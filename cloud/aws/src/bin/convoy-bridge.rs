@@ -1,5 +1,7 @@
 //! The bridge between the vehicles' MQTT broker and the stream on AWS. It is told by its environment.
 
+#![recursion_limit = "512"]
+
 use std::process::ExitCode;
 
 use convoy_aws::environment::Environment;
