@@ -57,11 +57,8 @@ const ITEM_BYTES_MAX: usize = 400 * 1024;
 /// A body inside an item at most, bytes: leaves room for keys and the rest. A larger one goes to the bucket.
 const BODY_BYTES_MAX: usize = 350 * 1024;
 /// For writers that lost a race for one item.
-const RACE: Backoff = Backoff {
-    attempts_max: 24,
-    first: Duration::from_millis(10),
-    longest: Duration::from_millis(500),
-};
+const RACE: Backoff =
+    Backoff { attempts_max: 24, first: Duration::from_millis(10), longest: Duration::from_millis(500) };
 
 /// Partition key of every table, a string.
 pub const PARTITION_KEY: &str = "pk";
@@ -103,9 +100,9 @@ pub struct DynamoEventStore {
 }
 
 impl DynamoEventStore {
-    /// A store in these tables that keeps envelopes and feeds for `keep_days`; bodies too large for an item go to
-    /// `objects`, below `bodies/`, where a rule of the bucket must delete what is older than `keep_days`, parked ones
-    /// below `parked/` excepted.
+    /// A store in these tables that keeps envelopes and feeds for `keep_days`. Bodies too large for an item go to
+    /// `objects`: those of feeds below `bodies/`, where a rule of the bucket has to delete what is older than
+    /// `keep_days` and a day, those of parked records below `parked/`, where the store deletes.
     pub fn new(
         client: Client,
         tables: Tables,
@@ -145,7 +142,9 @@ macro_rules! lost {
     ($result:expr) => {
         match $result {
             Ok(_) => Ok(false),
-            Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => {
+            Err(error)
+                if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) =>
+            {
                 Ok(true)
             }
             Err(error) => Err($crate::dynamodb::failed(error)),

@@ -24,11 +24,8 @@ const BYTES_PER_CALL_MAX: usize = 5 << 20;
 /// 10 MiB; this is what it takes when nobody does.
 pub const RECORD_BYTES_MAX: usize = 1 << 20;
 /// For records that a call left behind, which is how throttling of a shard shows.
-const BACKOFF: Backoff = Backoff {
-    attempts_max: 8,
-    first: Duration::from_millis(100),
-    longest: Duration::from_secs(2),
-};
+const BACKOFF: Backoff =
+    Backoff { attempts_max: 8, first: Duration::from_millis(100), longest: Duration::from_secs(2) };
 
 /// The stream.
 ///
@@ -72,7 +69,10 @@ impl KinesisStream {
             }
             if !BACKOFF.pause(attempt, &self.ambient).await {
                 let left = entries.len();
-                return Err(unavailable(SERVICE, format!("{left} records not taken in {attempt} tries: {reason}")));
+                return Err(unavailable(
+                    SERVICE,
+                    format!("{left} records not taken in {attempt} tries: {reason}"),
+                ));
             }
         }
         Ok(())
@@ -170,6 +170,9 @@ mod tests {
     #[test]
     fn partition_key_is_the_hash_in_hex() {
         let hash = std::array::from_fn(|index| index as u8 * 16 + 1);
-        assert_eq!(partition_key(PartitionKey { version: 7, hash }), "0111213141516171 8191a1b1c1d1e1f1".replace(' ', ""));
+        assert_eq!(
+            partition_key(PartitionKey { version: 7, hash }),
+            "0111213141516171 8191a1b1c1d1e1f1".replace(' ', "")
+        );
     }
 }

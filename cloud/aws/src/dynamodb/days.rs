@@ -42,11 +42,7 @@ pub(super) fn of(timestamp_us: i64) -> String {
 }
 
 /// Makes sure that days are noted until envelopes stored now have ended, which is `ttl`.
-pub(super) async fn note(
-    store: &DynamoEventStore,
-    days: BTreeSet<Day>,
-    ttl: i64,
-) -> Result<(), PortError> {
+pub(super) async fn note(store: &DynamoEventStore, days: BTreeSet<Day>, ttl: i64) -> Result<(), PortError> {
     let mut vehicles: BTreeMap<VehicleId, Vec<String>> = BTreeMap::new();
     {
         let remembered = store.days.lock().unwrap_or_else(PoisonError::into_inner);
@@ -82,7 +78,9 @@ async fn note_days(
     if remembered.len() >= REMEMBERED_MAX {
         remembered.clear();
     }
-    remembered.extend(noted.into_iter().map(|day| (known[&day], day)).map(|(until, day)| ((vehicle_id, day), until)));
+    remembered.extend(
+        noted.into_iter().map(|day| (known[&day], day)).map(|(until, day)| ((vehicle_id, day), until)),
+    );
     remembered.extend(late.into_iter().map(|day| ((vehicle_id, day), ttl + SLACK_S)));
     Ok(())
 }

@@ -13,8 +13,8 @@ use super::attributes::{
     Item, binary, binary_of, item, number, number_of, signed_of, sortable, sortable_signed, text, text_of,
 };
 use super::{
-    BODY_BYTES_MAX, CALLS_AT_ONCE, DynamoEventStore, ITEM_BYTES_MAX, SERVICE, SORT_KEY, TTL, at_once, damaged, days, failed,
-    ledger, lost,
+    BODY_BYTES_MAX, CALLS_AT_ONCE, DynamoEventStore, ITEM_BYTES_MAX, SERVICE, SORT_KEY, TTL, at_once,
+    damaged, days, failed, ledger, lost,
 };
 use crate::error::refused;
 
@@ -70,7 +70,8 @@ pub(super) async fn put(
     events: &[StoredEnvelope],
 ) -> Result<Vec<Novelty>, PortError> {
     if let Some(large) = events.iter().find(|event| event.bytes.len() > BODY_BYTES_MAX) {
-        let reason = format!("an envelope of {} bytes, at most {ENVELOPE_BYTES_MAX} are allowed", large.bytes.len());
+        let reason =
+            format!("an envelope of {} bytes, at most {ENVELOPE_BYTES_MAX} are allowed", large.bytes.len());
         return Err(refused(SERVICE, reason));
     }
     let mut first: HashMap<(VehicleId, EnvelopeKey), usize> = HashMap::new();
@@ -90,10 +91,8 @@ pub(super) async fn put(
         async move { if was_stored { find(store, event).await } else { put_one(store, event, ttl).await } }
     });
     let novelty = at_once(CALLS_AT_ONCE, puts.collect()).await?;
-    let entries: Vec<LedgerEntry> = once
-        .iter()
-        .map(|event| (event.vehicle_id, LedgerRange::one(event.key, Outcome::Stored)))
-        .collect();
+    let entries: Vec<LedgerEntry> =
+        once.iter().map(|event| (event.vehicle_id, LedgerRange::one(event.key, Outcome::Stored))).collect();
     ledger::enter(store, &entries, known).await?;
     Ok(told(events, &first, &novelty))
 }

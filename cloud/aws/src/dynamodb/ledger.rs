@@ -99,10 +99,7 @@ impl Known {
 }
 
 /// Reads the ledgers of boots, perhaps without the last writes.
-pub(super) async fn look_up(
-    store: &DynamoEventStore,
-    boots: BTreeSet<Boot>,
-) -> Result<Known, PortError> {
+pub(super) async fn look_up(store: &DynamoEventStore, boots: BTreeSet<Boot>) -> Result<Known, PortError> {
     let reads = boots.into_iter().map(|boot| look_up_one(store, boot)).collect();
     Ok(Known(at_once(CALLS_AT_ONCE, reads).await?.into_iter().collect()))
 }

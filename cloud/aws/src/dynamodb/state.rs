@@ -163,7 +163,8 @@ mod tests {
         let news = |states: &[&'static SignalState]| {
             states.iter().map(|state| (state.path.as_str(), *state)).collect::<Newest<'static>>()
         };
-        let [same, old, new]: [&'static SignalState; 3] = [same, old, new].map(|state| &*Box::leak(Box::new(state)));
+        let [same, old, new]: [&'static SignalState; 3] =
+            [same, old, new].map(|state| &*Box::leak(Box::new(state)));
         assert_eq!(changed(&packed, &news(&[same, old])).unwrap(), None);
         let after = unpack(&changed(&packed, &news(&[same, new])).unwrap().unwrap()).unwrap();
         assert_eq!(after, [same.clone(), new.clone()]);

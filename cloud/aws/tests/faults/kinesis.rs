@@ -59,8 +59,8 @@ async fn only_what_was_not_taken_is_sent_again_and_all_arrives() {
         call += 1;
         // Every third one at first, then every second one of these, then all.
         let is_taken = |index: usize| match call {
-            1 => index % 3 != 0,
-            2 => index % 2 != 0,
+            1 => !index.is_multiple_of(3),
+            2 => !index.is_multiple_of(2),
             _ => true,
         };
         let records = sent(request);
@@ -109,9 +109,10 @@ async fn a_shard_that_stays_throttled_is_unavailable() {
         "Kinesis is not available: 1 records not taken in 8 tries: Kinesis is not available: \
          ProvisionedThroughputExceededException (200): slow down"
     );
-    assert_eq!(fake.requests().iter().map(|request| sent(request).len()).collect::<Vec<_>>(), [
-        3, 1, 1, 1, 1, 1, 1, 1
-    ]);
+    assert_eq!(
+        fake.requests().iter().map(|request| sent(request).len()).collect::<Vec<_>>(),
+        [3, 1, 1, 1, 1, 1, 1, 1]
+    );
 }
 
 #[tokio::test]

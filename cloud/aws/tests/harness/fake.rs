@@ -25,7 +25,8 @@ pub(crate) struct Request {
 impl Request {
     /// The operation, of services that name it in `x-amz-target`: `PutItem`.
     pub(crate) fn operation(&self) -> &str {
-        let target = self.headers.get("x-amz-target").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let target =
+            self.headers.get("x-amz-target").and_then(|value| value.to_str().ok()).unwrap_or_default();
         target.rsplit('.').next().unwrap_or_default()
     }
 

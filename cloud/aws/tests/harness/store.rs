@@ -58,7 +58,8 @@ impl Home {
         assert_eq!(page.last_evaluated_key, None, "more than one page");
         let mut deleted = 0;
         for mut item in page.items.unwrap_or_default() {
-            let ttl = item.get("ttl").and_then(|value| value.as_n().ok()).and_then(|text| text.parse::<i64>().ok());
+            let ttl =
+                item.get("ttl").and_then(|value| value.as_n().ok()).and_then(|text| text.parse::<i64>().ok());
             if ttl.is_some_and(|ttl| ttl <= now_s) {
                 item.retain(|name, _| name == "pk" || name == "sk");
                 client.delete_item().table_name(table).set_key(Some(item)).send().await.unwrap();

@@ -42,7 +42,9 @@ pub(super) async fn put(
         .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
     let put = match known {
         None => put.condition_expression("attribute_not_exists(pk)"),
-        Some(known) => put.condition_expression("p = :known").expression_attribute_values(":known", number(known)),
+        Some(known) => {
+            put.condition_expression("p = :known").expression_attribute_values(":known", number(known))
+        }
     };
     let Err(error) = put.send().await else { return Ok(from) };
     match error.as_service_error() {
@@ -60,6 +62,7 @@ pub(super) async fn put(
 async fn read(store: &DynamoEventStore, feed: &SubscriptionId, event: &EventId) -> Result<u64, PortError> {
     let get = store.client.get_item().table_name(&store.tables.feed).set_key(Some(keys(feed, event)));
     let output = get.consistent_read(true).send().await.map_err(failed)?;
-    let item: HashMap<_, _> = output.item.ok_or_else(|| unavailable(SERVICE, "a claim ended while it was read"))?;
+    let item: HashMap<_, _> =
+        output.item.ok_or_else(|| unavailable(SERVICE, "a claim ended while it was read"))?;
     number_of(&item, FROM)
 }
