@@ -100,9 +100,9 @@ pub struct DynamoEventStore {
 }
 
 impl DynamoEventStore {
-    /// A store in these tables that keeps envelopes and feeds for `keep_days`; bodies too large for an item go to
-    /// `objects`, below `bodies/`, where a rule of the bucket must delete what is older than `keep_days`, parked ones
-    /// below `parked/` excepted.
+    /// A store in these tables that keeps envelopes and feeds for `keep_days`. Bodies too large for an item go to
+    /// `objects`: those of feeds below `bodies/`, where a rule of the bucket has to delete what is older than
+    /// `keep_days` and a day, those of parked records below `parked/`, where the store deletes.
     pub fn new(
         client: Client,
         tables: Tables,

@@ -18,19 +18,18 @@ fn failed(error: &object_store::Error) -> PortError {
     unavailable("object store", error.to_string())
 }
 
-/// Adds a body to an item. Where it goes to the bucket, it is there when this returns; its name says what it holds,
-/// so that writing it again changes nothing.
+/// Adds a body to an item. Where it goes to the bucket, below this name, it is there when this returns.
 pub(super) async fn add(
     store: &DynamoEventStore,
     item: &mut Item,
-    folder: &str,
+    name: impl FnOnce(&[u8]) -> String,
     body: Vec<u8>,
 ) -> Result<(), PortError> {
     if body.len() <= BODY_BYTES_MAX {
         item.insert(BODY.to_owned(), binary(body));
         return Ok(());
     }
-    let name = format!("{folder}/{}", blake3::hash(&body).to_hex());
+    let name = name(&body);
     let payload = PutPayload::from_bytes(Bytes::from(body));
     store.objects.put(&Path::from(name.as_str()), payload).await.map_err(|error| failed(&error))?;
     item.insert(OBJECT.to_owned(), text(name));
@@ -47,7 +46,7 @@ pub(super) async fn of(store: &DynamoEventStore, item: &Item) -> Result<Vec<u8>,
     Ok(object.bytes().await.map_err(|error| failed(&error))?.to_vec())
 }
 
-/// Removes the object of an item that is being deleted, if it has one.
+/// Removes the object of an item that is gone, if it had one.
 pub(super) async fn remove(store: &DynamoEventStore, item: &Item) -> Result<(), PortError> {
     let Some(Ok(name)) = item.get(OBJECT).map(|name| name.as_s()) else { return Ok(()) };
     match store.objects.delete(&Path::from(name.as_str())).await {

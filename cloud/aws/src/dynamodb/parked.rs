@@ -61,7 +61,10 @@ pub(super) async fn park(
     let names = Names::of(manifest_id, &encoded);
     let place = format!("{RECORD}{}#{}", sortable_signed(store.ambient.now_us()), &names.digest[2..]);
     let mut kept = item(&names.partition, &place);
-    bodies::add(store, &mut kept, FOLDER, encoded).await?;
+    // Named for this one call: nobody else's object is removed with it.
+    let call: [u8; 8] = store.ambient.random();
+    let name = |_: &[u8]| format!("{FOLDER}/{manifest_id}/{:016x}", u64::from_be_bytes(call));
+    bodies::add(store, &mut kept, name, encoded).await?;
     let mut digest = item(&names.partition, &names.digest);
     digest.insert(PLACE.to_owned(), text(place));
     let table = &store.tables.vehicles;
@@ -78,16 +81,18 @@ pub(super) async fn park(
         .expression_attribute_values(":one", number(1))
         .expression_attribute_values(":most", number(PARKED_MAX / PARTS))
         .build();
-    let kept = Put::builder().table_name(table).set_item(Some(kept)).build();
+    let kept_put = Put::builder().table_name(table).set_item(Some(kept.clone())).build();
     let built = |error| refused(SERVICE, format!("{error}"));
     let actions = vec![
         TransactWriteItem::builder().put(digest.map_err(built)?).build(),
         TransactWriteItem::builder().update(number.map_err(built)?).build(),
-        TransactWriteItem::builder().put(kept.map_err(built)?).build(),
+        TransactWriteItem::builder().put(kept_put.map_err(built)?).build(),
     ];
     match transact(store, actions).await? {
-        Outcome::Done | Outcome::Failed(0) => Ok(()),
+        Outcome::Done => Ok(()),
+        Outcome::Failed(0) => bodies::remove(store, &kept).await,
         Outcome::Failed(_) => {
+            bodies::remove(store, &kept).await?;
             let reason = format!("manifest {manifest_id} is not known and {PARKED_MAX} records wait already");
             Err(refused(SERVICE, reason))
         }
@@ -173,9 +178,7 @@ async fn get(store: &DynamoEventStore, keys: Item) -> Result<Option<Item>, PortE
 async fn unpark_one(store: &DynamoEventStore, names: Names) -> Result<(), PortError> {
     let Some(digest) = get(store, item(&names.partition, &names.digest)).await? else { return Ok(()) };
     let place = text_of(&digest, PLACE)?;
-    if let Some(kept) = get(store, item(&names.partition, place)).await? {
-        bodies::remove(store, &kept).await?;
-    }
+    let kept = get(store, item(&names.partition, place)).await?;
     let table = &store.tables.vehicles;
     let digest = Delete::builder()
         .table_name(table)
@@ -188,13 +191,17 @@ async fn unpark_one(store: &DynamoEventStore, names: Names) -> Result<(), PortEr
         .update_expression("ADD n :less")
         .expression_attribute_values(":less", number(-1))
         .build();
-    let kept = Delete::builder().table_name(table).set_key(Some(item(&names.partition, place))).build();
+    let record = Delete::builder().table_name(table).set_key(Some(item(&names.partition, place))).build();
     let built = |error| refused(SERVICE, format!("{error}"));
     let actions = vec![
         TransactWriteItem::builder().delete(digest.map_err(built)?).build(),
         TransactWriteItem::builder().update(number.map_err(built)?).build(),
-        TransactWriteItem::builder().delete(kept.map_err(built)?).build(),
+        TransactWriteItem::builder().delete(record.map_err(built)?).build(),
     ];
     // Where the digest is gone another reader was faster.
-    transact(store, actions).await.map(drop)
+    transact(store, actions).await?;
+    match kept {
+        Some(kept) => bodies::remove(store, &kept).await,
+        None => Ok(()),
+    }
 }

@@ -1,10 +1,9 @@
 //! Packed values that several writers change: read, changed, and written if nobody else did meanwhile.
 
-use aws_sdk_dynamodb::types::ReturnValuesOnConditionCheckFailure;
 use convoy_cloud_core::ports::PortError;
 
 use super::attributes::{Item, binary, binary_of, item, number, number_of};
-use super::{BODY_BYTES_MAX, DynamoEventStore, PARTITION_KEY, RACE, SORT_KEY, failed, lost};
+use super::{BODY_BYTES_MAX, DynamoEventStore, PARTITION_KEY, RACE, SERVICE, SORT_KEY, failed, lost};
 use crate::error::{refused, unavailable};
 
 /// The packed value.
@@ -61,14 +60,14 @@ pub(super) async fn write(
         let Some(value) = change(&known.value)? else { return Ok(()) };
         if value.len() > BODY_BYTES_MAX {
             let reason = format!("{} of {} would take {} bytes", place.sort, place.partition, value.len());
-            return Err(refused("DynamoDB", format!("{reason}, an item takes {BODY_BYTES_MAX}")));
+            return Err(refused(SERVICE, format!("{reason}, an item takes {BODY_BYTES_MAX}")));
         }
         if !put(store, place, known.number, value).await? {
             return Ok(());
         }
         if !RACE.pause(attempt, &store.ambient).await {
             let reason = format!("{} writers were faster at {} of {}", attempt, place.sort, place.partition);
-            return Err(unavailable("DynamoDB", reason));
+            return Err(unavailable(SERVICE, reason));
         }
         known = read(store, place, true).await?;
     }
@@ -85,12 +84,7 @@ async fn put(
     let mut new = item(place.partition, place.sort);
     new.insert(VALUE.to_owned(), binary(value));
     new.insert(REVISION.to_owned(), number(known.saturating_add(1)));
-    let put = store
-        .client
-        .put_item()
-        .table_name(place.table)
-        .set_item(Some(new))
-        .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::None);
+    let put = store.client.put_item().table_name(place.table).set_item(Some(new));
     let put = if known == 0 {
         put.condition_expression("attribute_not_exists(pk)")
     } else {

@@ -7,6 +7,7 @@ use convoy_cloud_core::ports::{EventQuery, EventStore as _, PortError, SignalSta
 use convoy_cloud_core::record::{PartitionKey, Record};
 use convoy_protocol::envelope::ENVELOPE_BYTES_MAX;
 use convoy_protocol::id::{BootId, EnvelopeKey, Lane, ManifestId, VehicleId};
+use futures_util::TryStreamExt as _;
 
 use crate::emulator::emulator;
 use crate::fake::{Fake, Reply};
@@ -44,17 +45,15 @@ async fn dynamodb_is_an_event_store() {
     }
 }
 
-/// One answer in ten is a throttle, one in ten gets lost after the work was done.
+/// One call in ten.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_way_to_dynamodb_changes_no_promise() {
-    let home = Home::new("badway").await;
+async fn a_throttled_dynamodb_keeps_every_promise() {
+    let home = Home::new("throttled").await;
     let mut dice = 0u32;
     let fake = Fake::before(&emulator().url, move |_| {
         dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         match (dice >> 16) % 10 {
             0 => Reply::error(400, "ProvisionedThroughputExceededException"),
-            // A count may then be lower: the second try finds what the first one did.
-            1 => Reply::Forward,
             _ => Reply::Forward,
         }
     })
@@ -79,7 +78,7 @@ async fn an_envelope_that_comes_again_after_its_time_is_forgotten() {
         let batch = [old.clone(), young.clone(), old.clone()];
         assert_eq!(store.put_events(&batch).await.unwrap(), [Forgotten, Known, Forgotten]);
         let found = home.store().events(query(i64::MIN, i64::MAX, 9)).await.unwrap();
-        assert_eq!(found, [young.clone()]);
+        assert_eq!(found, std::slice::from_ref(&young));
         home.delete_ended(&home.tables.events).await;
     }
     let ledger = store.ledger(VEHICLE).await.unwrap();
@@ -119,7 +118,7 @@ async fn the_largest_envelope_fits_and_a_larger_one_is_refused() {
     let store = home.store();
     let large = StoredEnvelope { bytes: vec![9; ENVELOPE_BYTES_MAX], ..envelope(1, START_US) };
     assert_eq!(store.put_events(std::slice::from_ref(&large)).await.unwrap(), [New]);
-    assert_eq!(store.events(query(i64::MIN, i64::MAX, 9)).await.unwrap(), [large.clone()]);
+    assert_eq!(store.events(query(i64::MIN, i64::MAX, 9)).await.unwrap(), std::slice::from_ref(&large));
     let larger = StoredEnvelope { bytes: vec![9; 2 * ENVELOPE_BYTES_MAX], ..large };
     assert!(matches!(store.put_events(&[larger]).await, Err(PortError::Refused { .. })));
 }
@@ -167,7 +166,7 @@ async fn a_parked_record_too_large_for_an_item_waits_in_the_bucket() {
         vehicle_id: VEHICLE,
         lane: Lane::Bulk,
         received_us: 5,
-        payload: (0..len).map(|index| (index * 7 >> 3) as u8).collect(),
+        payload: (0..len).map(|index| (index * index % 251) as u8).collect(),
     };
     let (manifest, records) = (ManifestId([3; 16]), [record(10), record(900_000)]);
     for record in &records {
@@ -180,5 +179,5 @@ async fn a_parked_record_too_large_for_an_item_waits_in_the_bucket() {
 }
 
 async fn objects(home: &Home) -> usize {
-    home.objects.list_with_delimiter(Some(&"parked".into())).await.unwrap().objects.len()
+    home.objects.list(Some(&"parked".into())).try_collect::<Vec<_>>().await.unwrap().len()
 }

@@ -1,14 +1,13 @@
 //! Feeds on DynamoDB: writers at once, what is over, what is large.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use convoy_cloud_core::identity::{EventId, SubscriptionId};
 use convoy_cloud_core::ports::{EventStore, FeedEntry};
 use tokio::sync::watch;
 
 use crate::emulator::emulator;
-use crate::fake::{Fake, Reply};
+use crate::fake::{Fake, Reply, Request};
 use crate::store::{Home, KEEP_DAYS};
 
 fn feed() -> SubscriptionId {
@@ -43,10 +42,17 @@ async fn read(store: &dyn EventStore, limit: u32) -> Vec<FeedEntry> {
 /// Writers that race with the same events, over a way on which answers get lost, and a reader that follows them.
 #[tokio::test(flavor = "multi_thread")]
 async fn racing_writers_leave_each_event_once_and_a_reader_misses_none() {
+    for seed in [1, 2] {
+        race(seed).await;
+    }
+}
+
+async fn race(seed: u32) {
     const EVENTS: u16 = 150;
     const WRITERS: u16 = 6;
-    let home = Arc::new(Home::new("race").await);
-    let mut dice = 1u32;
+    println!("seed {seed}");
+    let home = Home::new(&format!("race{seed}")).await;
+    let mut dice = seed;
     let fake = Fake::before(&emulator().url, move |request| {
         dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         match (request.operation(), (dice >> 16) % 16) {
@@ -123,6 +129,34 @@ async fn a_writer_that_ended_before_it_moved_the_head_holds_up_nobody() {
     assert!(halting.append_feed(&entries[4..6]).await.is_err());
     assert_eq!(store.append_feed(&entries[3..]).await.unwrap(), 3);
     assert_eq!(read(&store, 2).await, entries);
+}
+
+#[tokio::test]
+async fn an_event_that_was_claimed_and_not_appended_is_appended_once_however_late() {
+    let home = Home::new("claimed").await;
+    let is_chunk = |request: &Request| request.body.windows(3).any(|bytes| bytes == b"\"C#");
+    // It claims and never comes to its chunk.
+    let fake = Fake::before(&emulator().url, move |request| match request.operation() {
+        "PutItem" if is_chunk(request) => Reply::error(400, "ValidationException"),
+        _ => Reply::Forward,
+    })
+    .await;
+    let (halting, store) = (home.store_by(&fake.url), home.store());
+    let mut appended = 0;
+    // Within the reach of the claim, at its end, and behind it.
+    for chunks in [0, 1, 7, 8, 9, 20] {
+        let (late, others) = (entry(1_000 + chunks), (0..chunks).map(|number| entry(100 * chunks + number)));
+        assert!(halting.append_feed(std::slice::from_ref(&late)).await.is_err());
+        for other in others {
+            assert_eq!(store.append_feed(&[other]).await.unwrap(), 1);
+        }
+        for new in [1, 0, 0] {
+            assert_eq!(store.append_feed(std::slice::from_ref(&late)).await.unwrap(), new, "{chunks} chunks");
+        }
+        appended += usize::from(chunks) + 1;
+        let entries = read(&store, 9).await;
+        assert_eq!((entries.len(), entries.last()), (appended, Some(&late)));
+    }
 }
 
 #[tokio::test]

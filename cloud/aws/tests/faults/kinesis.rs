@@ -59,8 +59,8 @@ async fn only_what_was_not_taken_is_sent_again_and_all_arrives() {
         call += 1;
         // Every third one at first, then every second one of these, then all.
         let is_taken = |index: usize| match call {
-            1 => index % 3 != 0,
-            2 => index % 2 != 0,
+            1 => !index.is_multiple_of(3),
+            2 => !index.is_multiple_of(2),
             _ => true,
         };
         let records = sent(request);

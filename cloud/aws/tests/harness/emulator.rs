@@ -1,8 +1,7 @@
 //! An emulator of AWS on this machine: one server a test process, on a free port, with its state in a folder that goes
 //! with it.
 //!
-//! `CONVOY_MINISTACK` names the program. See `docs` of the deployment for what the emulator leaves out: what it does not
-//! emulate is tested with [`crate::fake`].
+//! `CONVOY_MINISTACK` names the program. What it does not emulate (throttling, partial failures) is tested with a fake.
 #![allow(dead_code, reason = "each suite uses a part")]
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -22,12 +21,14 @@ use convoy_aws::objects;
 use convoy_cloud_core::ambient::Ambient;
 use object_store::ObjectStore;
 use object_store::aws::AmazonS3Builder;
-use tempfile::TempDir;
 
 /// Variable that names the emulator's program.
 const PROGRAM: &str = "CONVOY_MINISTACK";
 /// The emulator answers after this time at the latest.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// A static is never dropped. So a shell starts the server and waits for the end of its own input, which is the end of
+/// the test process, however that ends; then it ends the server by its id and removes the state.
+const GUARD: &str = r#""$0" & server=$!; read -r line; kill $server; wait $server; rm -rf "$1""#;
 pub(crate) const REGION: &str = "eu-central-1";
 const KEY: &str = "test";
 
@@ -35,9 +36,8 @@ const KEY: &str = "test";
 pub(crate) struct Emulator {
     /// Its endpoint, for all services.
     pub(crate) url: String,
-    /// Ends the server when this process ends, however it does: see [`start`].
+    /// See [`GUARD`].
     _guard: Child,
-    _state: TempDir,
 }
 
 /// The emulator of this test process.
@@ -50,17 +50,16 @@ fn start() -> Emulator {
     let program = std::env::var(PROGRAM).unwrap_or_else(|_| {
         panic!("{PROGRAM} is not set: name the program of the AWS emulator, `ministack` of `pip install 'ministack[full]==1.5.33'`")
     });
-    let state = tempfile::tempdir().unwrap();
+    let state = tempfile::tempdir().unwrap().keep();
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-    // A static is never dropped, so the shell waits for the end of its input, which is the end of this process, and
-    // then ends the server by its id.
     let guard = Command::new("sh")
-        .args(["-c", "\"$0\" & server=$!; read -r line; kill $server; wait $server", &program])
+        .args(["-c", GUARD, &program])
+        .arg(&state)
         .env("GATEWAY_PORT", port.to_string())
         .env("MINISTACK_HOST", "localhost")
-        .env("STATE_DIR", state.path().join("state"))
-        .env("S3_DATA_DIR", state.path().join("s3"))
-        .env("TMPDIR", state.path())
+        .env("STATE_DIR", state.join("state"))
+        .env("S3_DATA_DIR", state.join("s3"))
+        .env("TMPDIR", &state)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -71,7 +70,7 @@ fn start() -> Emulator {
         assert!(began.elapsed() < START_TIMEOUT, "{program} does not listen on {address}");
         std::thread::sleep(Duration::from_millis(20));
     }
-    Emulator { url: format!("http://{address}"), _guard: guard, _state: state }
+    Emulator { url: format!("http://{address}"), _guard: guard }
 }
 
 /// Where services are, behind this URL.
@@ -135,7 +134,11 @@ async fn create_table(client: &aws_sdk_dynamodb::Client, table: &str) {
 /// Makes a bucket.
 pub(crate) async fn create_bucket(url: &str, bucket: &str) -> Arc<dyn ObjectStore> {
     // Making buckets is the deployment's work, for which the object store has no call.
-    let made = http().put(format!("{url}/{bucket}")).send().await.unwrap();
+    let body = format!(
+        "<CreateBucketConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
+         <LocationConstraint>{REGION}</LocationConstraint></CreateBucketConfiguration>"
+    );
+    let made = http().put(format!("{url}/{bucket}")).body(body).send().await.unwrap();
     assert!(made.status().is_success(), "bucket {bucket}: {}", made.status());
     bucket_at(url, bucket)
 }
