@@ -2,7 +2,10 @@
 //!
 //! Messages live for a minute: what a vehicle did not get by then is asked for or sent again.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
+use aws_config::timeout::TimeoutConfig;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::DeleteMessageBatchRequestEntry;
 use base64::Engine as _;
@@ -18,6 +21,8 @@ use crate::error::{port_error, refused};
 const MESSAGES_MAX: i32 = 10;
 /// How long one look waits for a message, seconds; SQS's limit.
 const WAIT_S: i32 = 20;
+/// An answer comes after this time at the latest.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Which of a vehicle's topics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,12 +62,15 @@ impl SqsDownlink {
 
     /// Waits up to 20 s for messages and publishes them through `to`; what cannot be published is left to time out.
     pub async fn forward(&self, to: &dyn Downlink) -> Result<(), PortError> {
+        let patience = TimeoutConfig::builder().operation_attempt_timeout(PATIENCE).build();
         let received = self
             .client
             .receive_message()
             .queue_url(&self.url)
             .max_number_of_messages(MESSAGES_MAX)
             .wait_time_seconds(WAIT_S)
+            .customize()
+            .config_override(aws_sdk_sqs::Config::builder().timeout_config(patience))
             .send()
             .await
             .map_err(|error| port_error("SQS", &error))?;

@@ -6,10 +6,10 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::golden::{CAR, Recording, TRUCK};
-use crate::harness::{AgentConfig, Customer, agent, agent_config, repository, samples, until};
+use crate::harness::{AgentConfig, Customer, agent, agent_config, repository, samples};
 use crate::plain_receiver::PlainReceiver;
 use crate::receiver::Receiver;
-use crate::stack::Stack;
+use crate::stack::{Stack, until};
 
 const TRUCK_ID: &str = "7a000000000000000000000000000001";
 const CAR_ID: &str = "7a000000000000000000000000000002";

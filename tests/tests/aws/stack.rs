@@ -5,13 +5,21 @@ use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Customer, Process, binary, free_address, mosquitto, repository, until};
+use crate::harness::{Client, Customer, Process, binary, free_address, mosquitto, repository, until_within};
 
 const REGION: &str = "eu-central-1";
 const STACK: &str = "convoy";
+/// An emulator on two cores runs all functions of the way of the data beside the agents.
+const PATIENCE: (Duration, Duration) = (Duration::from_secs(300), Duration::from_millis(500));
+
+/// Waits for what the deployment does.
+pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, condition: impl FnMut() -> F) -> T {
+    until_within(what, PATIENCE, condition).await
+}
 
 /// What `cargo xtask test aws` names.
 fn told(name: &str) -> PathBuf {
@@ -107,7 +115,7 @@ impl Stack {
     fn client(url: &str, api_id: &Value) -> Client {
         let address: SocketAddr = url.trim_start_matches("http://").parse().unwrap();
         let host = format!("{}.execute-api.localhost:{}", api_id.as_str().unwrap(), address.port());
-        Client::new(address, "").behind(&host)
+        Client::new(address, "").behind(&host, PATIENCE.0)
     }
 
     pub(crate) fn cli(&self) -> Cli {

@@ -41,13 +41,22 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(
     what: &str,
     mut condition: impl FnMut() -> F,
 ) -> T {
+    until_within(what, (DEADLINE, POLL), &mut condition).await
+}
+
+/// Polls every so often until `condition` gives a value, as long as told.
+pub(crate) async fn until_within<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    (deadline, every): (Duration, Duration),
+    mut condition: impl FnMut() -> F,
+) -> T {
     let started = Instant::now();
     loop {
         if let Some(value) = condition().await {
             return value;
         }
-        assert!(started.elapsed() < DEADLINE, "waited {DEADLINE:?} in vain until {what}");
-        tokio::time::sleep(POLL).await;
+        assert!(started.elapsed() < deadline, "waited {deadline:?} in vain until {what}");
+        tokio::time::sleep(every).await;
     }
 }
 
@@ -308,8 +317,9 @@ impl Client {
     }
 
     /// Sends requests for a host of this name, to the same address.
-    pub(crate) fn behind(&self, host: &str) -> Self {
-        Self { host: Some(host.to_owned()), ..self.clone() }
+    pub(crate) fn behind(&self, host: &str, timeout: Duration) -> Self {
+        let http = reqwest::Client::builder().no_proxy().timeout(timeout).build().unwrap();
+        Self { http, host: Some(host.to_owned()), ..self.clone() }
     }
 
     pub(crate) fn with_key(&self, key: &str) -> Self {
