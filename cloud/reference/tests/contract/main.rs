@@ -22,6 +22,7 @@ use tempfile::TempDir;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "postgres")]
+#[allow(clippy::print_stderr, reason = "what is skipped is said")]
 mod server;
 
 /// Every case below on every database; one that is missing here is dead code to the compiler.

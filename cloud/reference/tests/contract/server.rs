@@ -43,7 +43,14 @@ pub(crate) struct Server {
     data: String,
     databases: AtomicU32,
     /// Its standard input keeps the server alive.
-    _shell: Child,
+    shell: Child,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.shell.stdin.take());
+        let _ = self.shell.wait();
+    }
 }
 
 impl fmt::Debug for Server {
@@ -75,7 +82,7 @@ impl Server {
         let Ok(bin) = std::env::var(BIN) else {
             let is_ci = std::env::var("CI").is_ok_and(|value| value == "true");
             assert!(!is_ci, "{BIN} is not set: in CI, PostgreSQL must be tested");
-            println!("skipped: {BIN} does not name the folder with PostgreSQL's initdb");
+            eprintln!("skipped: {BIN} does not name the folder with PostgreSQL's initdb");
             return None;
         };
         for attempt in 1.. {
@@ -93,8 +100,9 @@ impl Server {
             BufReader::new(shell.stdout.take().unwrap()).read_line(&mut data).unwrap();
             if !data.is_empty() {
                 let data = data.trim_end().to_owned();
-                return Some(Self { bin, port, data, databases: AtomicU32::new(0), _shell: shell });
+                return Some(Self { bin, port, data, databases: AtomicU32::new(0), shell });
             }
+            shell.wait().unwrap();
             assert!(attempt < START_ATTEMPTS_MAX, "PostgreSQL does not start: see its messages above");
         }
         None
