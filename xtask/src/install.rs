@@ -1,4 +1,4 @@
-//! Tools that a new machine lacks: cargo-deny from crates.io, Mosquitto from Debian.
+//! Tools that a new machine lacks: cargo-deny from crates.io, Mosquitto and PostgreSQL from Debian.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,8 +14,11 @@ const CARGO_DENY_VERSION: &str = "0.20.2";
 /// Where Debian's package puts the broker; /usr/sbin is not on every user's PATH.
 const MOSQUITTO: &str = "/usr/sbin/mosquitto";
 
+/// Where Debian's package puts each version of PostgreSQL.
+const POSTGRES: &str = "/usr/lib/postgresql";
+
 /// As root: updates the package lists once and installs the packages named as arguments. The
-/// suites start their own broker on a port of their own, so the packages' services stay stopped:
+/// suites start their own servers on ports of their own, so the packages' services stay stopped:
 /// policy-rc.d is how Debian asks whether a package may start one (101: it may not).
 const APT_INSTALL: &str = r#"
 set -e
@@ -73,19 +76,49 @@ pub(crate) fn mosquitto() -> Result<()> {
     if Path::new(MOSQUITTO).exists() {
         return Ok(());
     }
-    if !Path::new("/usr/bin/apt-get").exists() {
-        bail!("{MOSQUITTO} is missing and this machine has no apt-get: install Mosquitto by hand");
-    }
-    let mut install =
-        as_root().context("Mosquitto is missing: install it with `apt-get install mosquitto`")?;
-    println!("{MOSQUITTO} is missing: installing Debian's package mosquitto, its service stays stopped");
-    install.args(["sh", "-c", APT_INSTALL, "install", "mosquitto"]);
-    let status = run_streaming(&mut install, |line| println!("{line}"))?;
-    if !status.success() {
-        bail!("`apt-get install mosquitto` failed ({status}): see its message above");
-    }
+    apt_install("mosquitto")?;
     if !Path::new(MOSQUITTO).exists() {
         bail!("the package mosquitto is installed but brought no {MOSQUITTO}");
+    }
+    Ok(())
+}
+
+/// The folder with PostgreSQL's `initdb` and `pg_ctl`, which Debian keeps off the PATH; of the newest version here.
+///
+/// # Errors
+/// A sentence that says why it is not there and could not be installed.
+pub(crate) fn postgres() -> Result<PathBuf> {
+    if let Some(folder) = newest_postgres(Path::new(POSTGRES)) {
+        return Ok(folder);
+    }
+    apt_install("postgresql")?;
+    newest_postgres(Path::new(POSTGRES)).with_context(|| {
+        format!("the package postgresql is installed but brought no initdb below {POSTGRES}")
+    })
+}
+
+fn newest_postgres(versions: &Path) -> Option<PathBuf> {
+    let found = versions.read_dir().ok()?.filter_map(|entry| {
+        let entry = entry.ok()?;
+        let version: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let folder = entry.path().join("bin");
+        folder.join("initdb").exists().then_some((version, folder))
+    });
+    found.max().map(|(_, folder)| folder)
+}
+
+/// Installs one of Debian's packages; its service stays stopped.
+fn apt_install(package: &str) -> Result<()> {
+    if !Path::new("/usr/bin/apt-get").exists() {
+        bail!("{package} is missing and this machine has no apt-get: install it by hand");
+    }
+    let mut install = as_root()
+        .with_context(|| format!("{package} is missing: install it with `apt-get install {package}`"))?;
+    println!("{package} is missing: installing Debian's package, its service stays stopped");
+    install.args(["sh", "-c", APT_INSTALL, "install", package]);
+    let status = run_streaming(&mut install, |line| println!("{line}"))?;
+    if !status.success() {
+        bail!("`apt-get install {package}` failed ({status}): see its message above");
     }
     Ok(())
 }
@@ -127,6 +160,19 @@ mod tests {
         // `rustc --version` has the same form and is wherever this test can be built.
         let version = version_of(Path::new("rustc")).unwrap();
         assert_eq!(version.split('.').count(), 3, "{version}");
+    }
+
+    #[test]
+    fn the_newest_postgres_is_the_largest_number() {
+        let folder = tempfile::tempdir().unwrap();
+        for version in ["9", "15", "16"] {
+            std::fs::create_dir_all(folder.path().join(version).join("bin")).unwrap();
+        }
+        assert_eq!(newest_postgres(folder.path()), None);
+        for version in ["9", "15"] {
+            std::fs::write(folder.path().join(version).join("bin/initdb"), "").unwrap();
+        }
+        assert_eq!(newest_postgres(folder.path()), Some(folder.path().join("15/bin")));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: the table of suites, and how one after the other is run and counted.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -17,6 +18,8 @@ enum Need {
     ReleaseBinaries,
     /// Debian's Mosquitto, for the part that runs against a broker of its own.
     Mosquitto,
+    /// Debian's PostgreSQL, for the reference database on a server of its own.
+    Postgres,
 }
 
 /// How a suite is run.
@@ -57,8 +60,8 @@ const SUITES: &[Suite] = &[
     Suite {
         name: "unit",
         about: "unit, golden, scenario, property and documentation tests of every crate",
-        // For the vehicle's rights on a broker of its own.
-        needs: &[Need::Mosquitto],
+        // For the vehicle's rights on a broker of its own, and the reference database.
+        needs: &[Need::Mosquitto, Need::Postgres],
         // The simulator's own test programs are the suites below.
         run: Run::Tests(&[
             &["test", "--no-fail-fast", "--workspace", "--lib", "--bins"],
@@ -118,9 +121,9 @@ pub(crate) fn help() -> String {
         let _ = writeln!(text, "  {:<6} {}", suite.name, suite.about);
     }
     text.push_str(
-        "\nunit, e2e and crash need Debian's mosquitto: it is installed with apt-get as root or through \
-         `sudo -n`.\nWhere that is not possible their Mosquitto part is skipped; with CI=true that \
-         is a failure.",
+        "\nunit, e2e and crash need Debian's mosquitto, unit also its postgresql: they are installed with apt-get \
+         as root or\nthrough `sudo -n`. Where that is not possible that part is skipped; with CI=true that is a \
+         failure.",
     );
     text
 }
@@ -167,6 +170,8 @@ struct Session {
     build_failed: bool,
     /// Asked for once; the reason if it is not to be had.
     mosquitto: Option<Result<(), String>>,
+    /// The folder with its programs; as above.
+    postgres: Option<Result<PathBuf, String>>,
     /// Sentences about what was skipped or counted in an unusual way, repeated below the table.
     remarks: Vec<String>,
 }
@@ -178,20 +183,26 @@ impl Session {
             return Ok(Tally { skipped: 1, ..Tally::default() });
         }
         let mut tally = Tally::default();
-        let mut skip_mosquitto = false;
+        let mut variables = Vec::new();
         if suite.needs.contains(&Need::Mosquitto)
             && let Err(reason) = self.mosquitto()
         {
-            skip_mosquitto = true;
-            tally += self.without_mosquitto(suite.name, &reason);
+            variables.push(("CONVOY_SKIP_MOSQUITTO", PathBuf::from("1")));
+            tally += self.without(suite.name, "Mosquitto", &reason);
+        }
+        if suite.needs.contains(&Need::Postgres) {
+            match self.postgres() {
+                Ok(folder) => variables.push(("CONVOY_POSTGRES_BIN", folder)),
+                Err(reason) => tally += self.without(suite.name, "PostgreSQL", &reason),
+            }
         }
         tally += match suite.run {
             Run::Check => check::steps()?,
             Run::Steps(commands) => run_steps(commands)?,
-            Run::Tests(commands) => self.run_tests(suite.name, commands, skip_mosquitto)?,
+            Run::Tests(commands) => self.run_tests(suite.name, commands, &variables)?,
             Run::ReleaseTests(program) => {
                 let arguments = [&["test", "--release"], RELEASED, &["--test", program]].concat();
-                self.run_tests(suite.name, &[&arguments], skip_mosquitto)?
+                self.run_tests(suite.name, &[&arguments], &variables)?
             }
         };
         if suite.name == BUILD {
@@ -206,24 +217,31 @@ impl Session {
             .clone()
     }
 
+    fn postgres(&mut self) -> Result<PathBuf, String> {
+        self.postgres.get_or_insert_with(|| install::postgres().map_err(|error| format!("{error:#}"))).clone()
+    }
+
     /// A part that does not run is skipped in front of a person, and a failure in CI, where nobody
     /// would notice it.
-    fn without_mosquitto(&mut self, suite: &str, reason: &str) -> Tally {
+    fn without(&mut self, suite: &str, part: &str, reason: &str) -> Tally {
         if std::env::var("CI").is_ok_and(|value| value == "true") {
-            self.remark(format!("{suite}: failed in CI, its Mosquitto part cannot run: {reason}"));
+            self.remark(format!("{suite}: failed in CI, its {part} part cannot run: {reason}"));
             return Tally::step(false);
         }
-        self.remark(format!("{suite}: its Mosquitto part is skipped: {reason}"));
+        self.remark(format!("{suite}: its {part} part is skipped: {reason}"));
         Tally { skipped: 1, ..Tally::default() }
     }
 
-    fn run_tests(&mut self, suite: &str, commands: &[&[&str]], skip_mosquitto: bool) -> Result<Tally> {
+    fn run_tests(
+        &mut self,
+        suite: &str,
+        commands: &[&[&str]],
+        variables: &[(&str, PathBuf)],
+    ) -> Result<Tally> {
         let mut tally = Tally::default();
         for arguments in commands {
             let mut command = cargo(arguments);
-            if skip_mosquitto {
-                command.env("CONVOY_SKIP_MOSQUITTO", "1");
-            }
+            command.envs(variables.iter().map(|(name, value)| (name, value)));
             println!("-- {}", shown(&command));
             let mut counted = Tally::default();
             let status = run_streaming(&mut command, |line| {
@@ -323,14 +341,14 @@ mod tests {
     #[test]
     fn a_command_that_fails_without_a_result_line_is_one_failure() {
         let mut session = Session::default();
-        let tally = session.run_tests("odd", &[&["no-such-command"]], false).unwrap();
+        let tally = session.run_tests("odd", &[&["no-such-command"]], &[]).unwrap();
         assert_eq!(tally, Tally::step(false));
     }
 
     #[test]
     fn a_suite_that_runs_no_test_is_one_failure() {
         let mut session = Session::default();
-        let tally = session.run_tests("empty", &[&["--version"]], false).unwrap();
+        let tally = session.run_tests("empty", &[&["--version"]], &[]).unwrap();
         assert_eq!(tally, Tally::step(false));
         assert_eq!(session.remarks, ["empty: no test ran: counted as one failure"]);
     }

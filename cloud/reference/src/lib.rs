@@ -1,8 +1,9 @@
 //! The reference database: the one home of SQL.
 //!
-//! [`Reference`] implements [`convoy_cloud_core::reference::ReferenceDatabase`] on SQLite. Every statement is of the
+//! [`Reference`] implements [`convoy_cloud_core::reference::ReferenceDatabase`] on SQLite and PostgreSQL
+//! (the features `sqlite` and `postgres`). Every statement is of the
 //! subset that SQLite and PostgreSQL share (`$1` placeholders, 64-bit integers, text, byte strings, `ON CONFLICT`),
-//! so that PostgreSQL is the same code behind another driver.
+//! so that both are the same code behind two drivers.
 //!
 //! Two things are encrypted under the [`VinKey`] given at opening: vehicle identification numbers, which are looked
 //! up by HMAC, and the customers' pseudonym keys. Neither is ever part of an error, a log or a `Debug` text.

@@ -103,7 +103,8 @@ impl fmt::Debug for Reference {
 }
 
 impl Reference {
-    /// Opens the database at `url`: `sqlite:///absolute/file?mode=rwc` (`mode=rw` where the file must exist).
+    /// Opens the database at `url`: `sqlite:///absolute/file?mode=rwc` (`mode=rw` where the file must exist), or
+    /// `postgres://user:password@host/database?sslmode=verify-full`.
     ///
     /// Makes or migrates the schema; before migrating an existing SQLite file up, a backup of it is written beside
     /// it as `FILE.schema-VERSION.backup`. Stores the packages of this version of Convoy that are not there yet.

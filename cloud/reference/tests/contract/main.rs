@@ -1,4 +1,4 @@
-//! What every reference database must do, method by method. `fresh` decides on which one it runs.
+//! What every reference database must do, method by method, on each of them.
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 use convoy_cloud_core::enrol::RevokedCertificate;
@@ -19,12 +19,73 @@ use convoy_protocol::report::Report;
 use convoy_reference::{Reference, VinKey};
 use tempfile::TempDir;
 
-/// A new, empty database; it lives as long as the directory.
-async fn fresh() -> (Reference, TempDir) {
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "postgres")]
+#[allow(clippy::print_stderr, reason = "what is skipped is said")]
+mod server;
+
+/// Every case below on every database; one that is missing here is dead code to the compiler.
+macro_rules! on_each_database {
+    ($($case:ident,)*) => {
+        #[cfg(feature = "sqlite")]
+        mod on_sqlite {
+            $(#[tokio::test] async fn $case() { super::$case(super::Home::Sqlite).await; })*
+        }
+        #[cfg(feature = "postgres")]
+        mod on_postgres {
+            $(#[tokio::test] async fn $case() {
+                if let Some(server) = super::server::Server::shared() {
+                    super::$case(super::Home::Postgres(server)).await;
+                }
+            })*
+        }
+    };
+}
+
+on_each_database! {
+    customers_come_back_whole_and_oldest_first,
+    key_is_revoked_once_and_its_first_revocation_stays,
+    key_of_an_unknown_customer_is_refused,
+    vehicle_is_mapped_and_its_vin_comes_back,
+    mapping_again_updates_the_label_and_takes_the_earlier_start,
+    rows_that_contradict_the_database_are_refused_without_the_vin,
+    repeated_rows_within_one_batch_act_in_order,
+    batch_larger_than_a_round_maps_every_row_once,
+    packages_are_there_from_the_start,
+    endpoint_is_disabled_once,
+    subscription_and_operation_are_stored_both_or_not_at_all,
+    subscription_that_cannot_work_is_refused,
+    idempotency_key_is_taken_once_per_customer,
+    unfinished_operations_are_those_running_or_undoing,
+    routing_holds_subscriptions_of_every_status,
+    routing_version_grows_when_routing_changes_and_only_then,
+    imports_come_newest_first_and_limited,
+    manifest_is_stored_once,
+    desired_campaigns_only_grow_and_reports_come_in_any_order,
+    enrolment_is_used_once_in_its_time_and_revocation_ends_all_certificates,
+}
+
+/// What the database runs on.
+#[derive(Clone, Copy)]
+enum Home {
+    #[cfg(feature = "sqlite")]
+    Sqlite,
+    #[cfg(feature = "postgres")]
+    Postgres(&'static server::Server),
+}
+
+/// A new, empty database; on SQLite it lives as long as the directory.
+async fn fresh(home: Home) -> (Reference, TempDir) {
     let directory = tempfile::tempdir().unwrap();
-    let reference =
-        Reference::open_file(&directory.path().join("reference.sqlite"), &VinKey([9; 32])).await.unwrap();
-    (reference, directory)
+    let key = VinKey([9; 32]);
+    let reference = match home {
+        #[cfg(feature = "sqlite")]
+        Home::Sqlite => Reference::open_file(&directory.path().join("reference.sqlite"), &key).await,
+        #[cfg(feature = "postgres")]
+        Home::Postgres(server) => Reference::open(&server.database().await, &key).await,
+    };
+    (reference.unwrap(), directory)
 }
 
 /// A text of a VIN's form that no maker gives out.
@@ -41,8 +102,8 @@ fn customer(number: u8, created_us: i64) -> Customer {
     }
 }
 
-async fn with_customers(count: u8) -> (Reference, TempDir, Vec<Customer>) {
-    let (reference, directory) = fresh().await;
+async fn with_customers(home: Home, count: u8) -> (Reference, TempDir, Vec<Customer>) {
+    let (reference, directory) = fresh(home).await;
     let customers: Vec<Customer> = (1..=count).map(|number| customer(number, i64::from(number))).collect();
     for customer in &customers {
         reference.create_customer(customer).await.unwrap();
@@ -115,9 +176,8 @@ fn refusal(outcome: &MappingOutcome) -> &str {
     }
 }
 
-#[tokio::test]
-async fn customers_come_back_whole_and_oldest_first() {
-    let (reference, _directory) = fresh().await;
+async fn customers_come_back_whole_and_oldest_first(home: Home) {
+    let (reference, _directory) = fresh(home).await;
     let (young, old) = (customer(1, i64::MAX), customer(2, i64::MIN));
     reference.create_customer(&young).await.unwrap();
     reference.create_customer(&old).await.unwrap();
@@ -129,9 +189,8 @@ async fn customers_come_back_whole_and_oldest_first() {
     assert_eq!(reference.customer(&young.id).await.unwrap(), Some(young));
 }
 
-#[tokio::test]
-async fn key_is_revoked_once_and_its_first_revocation_stays() {
-    let (reference, _directory, customers) = with_customers(1).await;
+async fn key_is_revoked_once_and_its_first_revocation_stays(home: Home) {
+    let (reference, _directory, customers) = with_customers(home, 1).await;
     assert!(!reference.has_admin().await.unwrap());
     let admin = Principal {
         key_id: KeyId::from_bytes(&[1; 16]),
@@ -161,9 +220,8 @@ async fn key_is_revoked_once_and_its_first_revocation_stays() {
     assert!(!reference.revoke_principal(&unknown, 7).await.unwrap());
 }
 
-#[tokio::test]
-async fn key_of_an_unknown_customer_is_refused() {
-    let (reference, _directory) = fresh().await;
+async fn key_of_an_unknown_customer_is_refused(home: Home) {
+    let (reference, _directory) = fresh(home).await;
     let principal = Principal {
         key_id: KeyId::from_bytes(&[1; 16]),
         role: Role::Customer(CustomerId::from_bytes(&[1; 16])),
@@ -174,9 +232,8 @@ async fn key_of_an_unknown_customer_is_refused() {
     assert!(matches!(reference.create_principal(&principal).await, Err(PortError::Refused { .. })));
 }
 
-#[tokio::test]
-async fn vehicle_is_mapped_and_its_vin_comes_back() {
-    let (reference, _directory, customers) = with_customers(1).await;
+async fn vehicle_is_mapped_and_its_vin_comes_back(home: Home) {
+    let (reference, _directory, customers) = with_customers(home, 1).await;
     let given = VehicleId([7; 16]);
     let first = VehicleMapping { vehicle_id: Some(given), ..mapping(1, &customers[0]) };
     assert_eq!(mapped(&map_one(&reference, first, 50).await), given);
@@ -188,9 +245,8 @@ async fn vehicle_is_mapped_and_its_vin_comes_back() {
     assert_eq!(mapped(&map_one(&reference, mapping(2, &customers[0]), 60).await), drawn);
 }
 
-#[tokio::test]
-async fn mapping_again_updates_the_label_and_takes_the_earlier_start() {
-    let (reference, _directory, customers) = with_customers(1).await;
+async fn mapping_again_updates_the_label_and_takes_the_earlier_start(home: Home) {
+    let (reference, _directory, customers) = with_customers(home, 1).await;
     let row = |label: Option<&str>, valid_from_us| VehicleMapping {
         label: label.map(str::to_owned),
         valid_from_us,
@@ -211,9 +267,8 @@ async fn mapping_again_updates_the_label_and_takes_the_earlier_start() {
     }
 }
 
-#[tokio::test]
-async fn rows_that_contradict_the_database_are_refused_without_the_vin() {
-    let (reference, _directory, customers) = with_customers(2).await;
+async fn rows_that_contradict_the_database_are_refused_without_the_vin(home: Home) {
+    let (reference, _directory, customers) = with_customers(home, 2).await;
     let bound = VehicleMapping { vehicle_id: Some(VehicleId([1; 16])), ..mapping(1, &customers[0]) };
     mapped(&map_one(&reference, bound.clone(), 0).await);
     let before = reference.routing_version().await.unwrap();
@@ -237,9 +292,8 @@ async fn rows_that_contradict_the_database_are_refused_without_the_vin() {
     assert_eq!(reference.vin(VehicleId([2; 16])).await.unwrap(), None);
 }
 
-#[tokio::test]
-async fn repeated_rows_within_one_batch_act_in_order() {
-    let (reference, _directory, customers) = with_customers(2).await;
+async fn repeated_rows_within_one_batch_act_in_order(home: Home) {
+    let (reference, _directory, customers) = with_customers(home, 2).await;
     let id = VehicleId([5; 16]);
     let labelled = |label: &str, valid_from_us| VehicleMapping {
         label: Some(label.into()),
@@ -266,9 +320,8 @@ async fn repeated_rows_within_one_batch_act_in_order() {
     assert_eq!((first.label.as_deref(), first.valid_from_us), (Some("second"), 10));
 }
 
-#[tokio::test]
-async fn batch_larger_than_a_round_maps_every_row_once() {
-    let (reference, _directory, customers) = with_customers(1).await;
+async fn batch_larger_than_a_round_maps_every_row_once(home: Home) {
+    let (reference, _directory, customers) = with_customers(home, 1).await;
     let mut rows: Vec<VehicleMapping> = (0..1000).map(|number| mapping(number, &customers[0])).collect();
     rows.push(mapping(0, &customers[0]));
     let outcomes = reference.map_vehicles(&rows, 1).await.unwrap();
@@ -280,9 +333,8 @@ async fn batch_larger_than_a_round_maps_every_row_once() {
     assert_eq!(reference.map_vehicles(&rows, 2).await.unwrap(), outcomes);
 }
 
-#[tokio::test]
-async fn packages_are_there_from_the_start() {
-    let (reference, _directory) = fresh().await;
+async fn packages_are_there_from_the_start(home: Home) {
+    let (reference, _directory) = fresh(home).await;
     let packages = reference.packages().await.unwrap();
     let names: Vec<(&str, u32)> =
         packages.iter().map(|package| (package.name.as_str(), package.version)).collect();
@@ -297,9 +349,8 @@ async fn packages_are_there_from_the_start() {
     assert!(packages[0].paths.is_empty());
 }
 
-#[tokio::test]
-async fn endpoint_is_disabled_once() {
-    let (reference, _directory, customers) = with_customers(1).await;
+async fn endpoint_is_disabled_once(home: Home) {
+    let (reference, _directory, customers) = with_customers(home, 1).await;
     let endpoint = |number: u8, created_us| WebhookEndpoint {
         id: WebhookEndpointId::from_bytes(&[number; 16]),
         customer_id: customers[0].id.clone(),
@@ -323,9 +374,8 @@ async fn endpoint_is_disabled_once() {
     assert!(matches!(reference.disable_endpoint(&unknown, 1).await, Err(PortError::Refused { .. })));
 }
 
-#[tokio::test]
-async fn subscription_and_operation_are_stored_both_or_not_at_all() {
-    let (reference, _directory, customers) = with_customers(2).await;
+async fn subscription_and_operation_are_stored_both_or_not_at_all(home: Home) {
+    let (reference, _directory, customers) = with_customers(home, 2).await;
     let (first, second) = (subscription(2, &customers[0]), subscription(1, &customers[0]));
     reference.create_subscription(&first, &operation(1, &first, None)).await.unwrap();
     assert_eq!(reference.subscription(&first.id).await.unwrap(), Some(first.clone()));
@@ -342,9 +392,8 @@ async fn subscription_and_operation_are_stored_both_or_not_at_all() {
     assert!(reference.subscriptions(&customers[1].id).await.unwrap().is_empty());
 }
 
-#[tokio::test]
-async fn subscription_that_cannot_work_is_refused() {
-    let (reference, _directory, customers) = with_customers(1).await;
+async fn subscription_that_cannot_work_is_refused(home: Home) {
+    let (reference, _directory, customers) = with_customers(home, 1).await;
     let sound = subscription(1, &customers[0]);
     let unknown_package = Subscription { package_version: 99, ..sound.clone() };
     let unknown_customer = subscription(1, &customer(9, 0));
@@ -358,9 +407,8 @@ async fn subscription_that_cannot_work_is_refused() {
     reference.create_subscription(&sound, &operation(1, &sound, None)).await.unwrap();
 }
 
-#[tokio::test]
-async fn idempotency_key_is_taken_once_per_customer() {
-    let (reference, _directory, customers) = with_customers(2).await;
+async fn idempotency_key_is_taken_once_per_customer(home: Home) {
+    let (reference, _directory, customers) = with_customers(home, 2).await;
     let (mine, theirs) = (subscription(1, &customers[0]), subscription(2, &customers[1]));
     let started = operation(1, &mine, Some("key"));
     reference.create_subscription(&mine, &started).await.unwrap();
@@ -378,9 +426,8 @@ async fn idempotency_key_is_taken_once_per_customer() {
     assert!(matches!(reference.create_operation(&lost).await, Err(PortError::Refused { .. })));
 }
 
-#[tokio::test]
-async fn unfinished_operations_are_those_running_or_undoing() {
-    let (reference, _directory, customers) = with_customers(1).await;
+async fn unfinished_operations_are_those_running_or_undoing(home: Home) {
+    let (reference, _directory, customers) = with_customers(home, 1).await;
     let target = subscription(1, &customers[0]);
     let mut operations: Vec<Operation> = (1..=5).map(|number| operation(number, &target, None)).collect();
     reference.create_subscription(&target, &operations[0]).await.unwrap();
@@ -408,9 +455,8 @@ async fn unfinished_operations_are_those_running_or_undoing() {
     assert!(matches!(saved, Err(PortError::Refused { .. })));
 }
 
-#[tokio::test]
-async fn routing_holds_subscriptions_of_every_status() {
-    let (reference, _directory, customers) = with_customers(1).await;
+async fn routing_holds_subscriptions_of_every_status(home: Home) {
+    let (reference, _directory, customers) = with_customers(home, 1).await;
     let target = subscription(1, &customers[0]);
     reference.create_subscription(&target, &operation(1, &target, None)).await.unwrap();
     for status in [
@@ -442,9 +488,8 @@ impl Version<'_> {
     }
 }
 
-#[tokio::test]
-async fn routing_version_grows_when_routing_changes_and_only_then() {
-    let (reference, _directory) = fresh().await;
+async fn routing_version_grows_when_routing_changes_and_only_then(home: Home) {
+    let (reference, _directory) = fresh(home).await;
     let mut version = Version(&reference, 0);
     version.grew_by(1, "a new database is at 1").await;
     let owner = customer(1, 1);
@@ -481,9 +526,8 @@ async fn routing_version_grows_when_routing_changes_and_only_then() {
     version.grew_by(0, "a manifest").await;
 }
 
-#[tokio::test]
-async fn imports_come_newest_first_and_limited() {
-    let (reference, _directory) = fresh().await;
+async fn imports_come_newest_first_and_limited(home: Home) {
+    let (reference, _directory) = fresh(home).await;
     let import = |number: u8, finished_us| Import {
         id: ImportId::from_bytes(&[number; 16]),
         source: "fleet ☂.csv".into(),
@@ -508,9 +552,8 @@ async fn imports_come_newest_first_and_limited() {
     assert!(matches!(reference.create_import(&too_many).await, Err(PortError::Refused { .. })));
 }
 
-#[tokio::test]
-async fn manifest_is_stored_once() {
-    let (reference, _directory) = fresh().await;
+async fn manifest_is_stored_once(home: Home) {
+    let (reference, _directory) = fresh(home).await;
     let (large, empty) = (ManifestId([1; 16]), ManifestId([0; 16]));
     let encoding: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
     for _ in 0..2 {
@@ -522,9 +565,8 @@ async fn manifest_is_stored_once() {
     assert_eq!(reference.manifest(ManifestId([2; 16])).await.unwrap(), None);
 }
 
-#[tokio::test]
-async fn desired_campaigns_only_grow_and_reports_come_in_any_order() {
-    let (reference, _directory) = fresh().await;
+async fn desired_campaigns_only_grow_and_reports_come_in_any_order(home: Home) {
+    let (reference, _directory) = fresh(home).await;
     let (vehicle, silent) = (VehicleId([1; 16]), VehicleId([2; 16]));
     assert_eq!(reference.vehicle_campaigns(vehicle).await.unwrap(), None);
     let report = |version| Report { version, ..Report::default() };
@@ -556,9 +598,8 @@ async fn desired_campaigns_only_grow_and_reports_come_in_any_order() {
     assert_eq!(reference.overdue_campaigns(10, 10).await.unwrap(), []);
 }
 
-#[tokio::test]
-async fn enrolment_is_used_once_in_its_time_and_revocation_ends_all_certificates() {
-    let (reference, _directory) = fresh().await;
+async fn enrolment_is_used_once_in_its_time_and_revocation_ends_all_certificates(home: Home) {
+    let (reference, _directory) = fresh(home).await;
     let vehicle = VehicleId([1; 16]);
     reference.create_enrolment([5; 32], vehicle, 100).await.unwrap();
     assert_eq!(reference.enrolment([6; 32], 1).await.unwrap(), None);
