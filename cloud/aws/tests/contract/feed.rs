@@ -50,7 +50,6 @@ async fn racing_writers_leave_each_event_once_and_a_reader_misses_none() {
 async fn race(seed: u32) {
     const EVENTS: u16 = 150;
     const WRITERS: u16 = 6;
-    println!("seed {seed}");
     let home = Home::new(&format!("race{seed}")).await;
     let mut dice = seed;
     let fake = Fake::before(&emulator().url, move |request| {
@@ -87,10 +86,14 @@ async fn race(seed: u32) {
     done.send(true).unwrap();
     let (seen, all) = (reader.await.unwrap(), read(&home.store(), 7).await);
     let ids: HashSet<_> = all.iter().map(|entry| entry.event_id.clone()).collect();
-    assert_eq!((ids.len(), all.len()), (usize::from(EVENTS), usize::from(EVENTS)));
-    assert_eq!(seen, all, "a reader that follows sees the same as one that comes later");
-    assert!(new <= u64::from(EVENTS), "{new} new ones of {EVENTS}");
-    assert_eq!(home.store().feed_end(&feed()).await.unwrap(), u64::from(EVENTS), "positions have no gap");
+    assert_eq!((ids.len(), all.len()), (usize::from(EVENTS), usize::from(EVENTS)), "seed {seed}");
+    assert_eq!(seen, all, "a reader that follows sees the same as one that comes later, seed {seed}");
+    assert!(new <= u64::from(EVENTS), "{new} new ones of {EVENTS}, seed {seed}");
+    assert_eq!(
+        home.store().feed_end(&feed()).await.unwrap(),
+        u64::from(EVENTS),
+        "positions have a gap, seed {seed}"
+    );
 }
 
 async fn follow(store: impl EventStore, is_done: watch::Receiver<bool>) -> Vec<FeedEntry> {
