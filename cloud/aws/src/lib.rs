@@ -1,1 +1,12 @@
 //! Convoy on AWS.
+
+pub mod backoff;
+pub mod clients;
+pub mod downlink;
+pub mod entry;
+pub mod entry_calls;
+pub mod error;
+pub mod eventbridge;
+pub mod eventbridge_v2;
+
+pub mod sqs;
