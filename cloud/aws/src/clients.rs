@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use aws_config::environment::EnvironmentVariableCredentialsProvider;
 use aws_config::ecs::EcsCredentialsProvider;
+use aws_config::environment::EnvironmentVariableCredentialsProvider;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
@@ -83,9 +83,8 @@ pub fn sdk_config(place: &Place, credentials: SharedCredentialsProvider) -> SdkC
 /// HTTP over rustls with ring. The SDK's own client loads the TLS roots when a service's client is built; behind this
 /// function it does so when the first request is sent.
 fn http_client() -> SharedHttpClient {
-    let client = aws_smithy_http_client::Builder::new()
-        .tls_provider(Provider::Rustls(CryptoMode::Ring))
-        .build_https();
+    let client =
+        aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
     http_client_fn(move |settings, components| client.http_connector(settings, components))
 }
 
@@ -104,6 +103,9 @@ mod tests {
         let expected = Place { region: "eu-central-1".into(), endpoint_url: None };
         assert_eq!(place(&[("AWS_REGION", "eu-central-1"), ("AWS_ENDPOINT_URL", "")]), Ok(expected));
         let expected = Place { region: "r".into(), endpoint_url: Some("http://[::1]:1".into()) };
-        assert_eq!(place(&[("AWS_DEFAULT_REGION", "r"), ("AWS_ENDPOINT_URL", "http://[::1]:1")]), Ok(expected));
+        assert_eq!(
+            place(&[("AWS_DEFAULT_REGION", "r"), ("AWS_ENDPOINT_URL", "http://[::1]:1")]),
+            Ok(expected)
+        );
     }
 }

@@ -101,7 +101,10 @@ impl SqsDownlink {
             }
         }
         if !unreadable.is_empty() {
-            tracing::error!(messages = unreadable.len(), "downlink: messages that cannot be read are left out");
+            tracing::error!(
+                messages = unreadable.len(),
+                "downlink: messages that cannot be read are left out"
+            );
             self.delete(unreadable).await?;
         }
         Ok(taken)

@@ -84,7 +84,8 @@ impl Packed {
     }
 
     fn leave_out_large(&mut self, event: usize, bytes: usize) {
-        let reason = format!("an event of {bytes} bytes, an entry takes {DETAIL_BYTES_MAX}: send smaller envelopes");
+        let reason =
+            format!("an event of {bytes} bytes, an entry takes {DETAIL_BYTES_MAX}: send smaller envelopes");
         self.leave_out(event, reason);
     }
 }
@@ -205,7 +206,8 @@ pub fn pack_delivery(events: &[BusEvent]) -> Packed {
     let mut groups: Vec<(Common<'_>, Vec<usize>)> = Vec::new();
     let mut group_of: HashMap<Common<'_>, usize> = HashMap::new();
     for (index, event) in events.iter().enumerate() {
-        let Meta::Delivery { customer_id, subscription_id, package, class, event_id, .. } = &event.meta else {
+        let Meta::Delivery { customer_id, subscription_id, package, class, event_id, .. } = &event.meta
+        else {
             packed.leave_out(index, "not an event of the delivery bus");
             continue;
         };
@@ -368,8 +370,7 @@ pub fn unpack_delivery(detail: &RawValue) -> Result<Pack, PortError> {
 
 fn telemetry(packed: &str) -> Result<Vec<QueueMessage>, PortError> {
     let packed = STANDARD.decode(packed).map_err(|error| unreadable(&error))?;
-    let json =
-        zstd::bulk::decompress(&packed, UNPACKED_BYTES_MAX + 2).map_err(|error| unreadable(&error))?;
+    let json = zstd::bulk::decompress(&packed, UNPACKED_BYTES_MAX + 2).map_err(|error| unreadable(&error))?;
     let bodies: Vec<&RawValue> = serde_json::from_slice(&json).map_err(|error| unreadable(&error))?;
     bodies.into_iter().map(named).collect()
 }
@@ -409,8 +410,7 @@ pub fn message(subscription: &SubscriptionId, event: &QueueMessage) -> String {
         source: &'a str,
         detail: Detail<'a>,
     }
-    let meta =
-        serde_json::json!({"subscription_id": subscription, "event_id": event.event_id, "count": 1});
+    let meta = serde_json::json!({"subscription_id": subscription, "event_id": event.event_id, "count": 1});
     let body = body_of(&event.body, &event.event_id);
     let bytes = body.is_none().then(|| STANDARD.encode(&event.body));
     let delivered = Delivered { source: SOURCE_DELIVERY, detail: Detail { meta, event: body, bytes } };
@@ -424,13 +424,18 @@ pub fn check_matches_entries(pattern: &str) -> Result<(), String> {
         value.as_object().map(|fields| fields.keys().cloned().collect()).unwrap_or_default()
     };
     let outside = |at: &str, value: &Value, allowed: &[&str]| {
-        fields(value).into_iter().find(|name| !allowed.contains(&name.as_str())).map(|name| format!("{at}/{name}"))
+        fields(value)
+            .into_iter()
+            .find(|name| !allowed.contains(&name.as_str()))
+            .map(|name| format!("{at}/{name}"))
     };
     let found = outside("", &pattern, &["source", "detail-type", "detail"])
         .or_else(|| outside("/detail", &pattern["detail"], &["meta"]))
         .or_else(|| outside("/detail/meta", &pattern["detail"]["meta"], &MATCHED));
     match found {
-        Some(at) => Err(format!("{at} differs between the events of an entry, rules match {MATCHED:?} of meta")),
+        Some(at) => {
+            Err(format!("{at} differs between the events of an entry, rules match {MATCHED:?} of meta"))
+        }
         None => Ok(()),
     }
 }

@@ -36,7 +36,12 @@ pub type Entries = Arc<Vec<Entry>>;
 
 /// One outcome an entry. Entries refused for now are tried again, without the others, up to [`AGAIN`]; a call refused as
 /// a whole is tried again entry by entry, so that one entry takes no other with it.
-pub async fn put_all<C, F>(entries: &Entries, limits: CallLimits, ambient: &Ambient, call: C) -> Vec<Result<(), PortError>>
+pub async fn put_all<C, F>(
+    entries: &Entries,
+    limits: CallLimits,
+    ambient: &Ambient,
+    call: C,
+) -> Vec<Result<(), PortError>>
 where
     C: Fn(Entries, Vec<usize>) -> F,
     F: Future<Output = CallOutcome> + Send + 'static,
@@ -55,7 +60,9 @@ where
                         outcomes[index] = result;
                     }
                 }
-                Ok(_) => fail(&mut outcomes, &indexes, &unavailable("EventBridge", "not one result an entry")),
+                Ok(_) => {
+                    fail(&mut outcomes, &indexes, &unavailable("EventBridge", "not one result an entry"))
+                }
                 Err(error) => {
                     fail(&mut outcomes, &indexes, &error);
                     if !error.is_transient() && indexes.len() > 1 {
@@ -80,7 +87,11 @@ fn fail(outcomes: &mut [Result<(), PortError>], indexes: &[usize], error: &PortE
     }
 }
 
-async fn in_flight<C, F>(entries: &Entries, calls: Vec<Vec<usize>>, call: &C) -> Vec<(Vec<usize>, CallOutcome)>
+async fn in_flight<C, F>(
+    entries: &Entries,
+    calls: Vec<Vec<usize>>,
+    call: &C,
+) -> Vec<(Vec<usize>, CallOutcome)>
 where
     C: Fn(Entries, Vec<usize>) -> F,
     F: Future<Output = CallOutcome> + Send + 'static,

@@ -1,8 +1,8 @@
 //! What an AWS service said, as an error of a port.
 
+use aws_sdk_dynamodb::error::ProvideErrorMetadata;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
-use aws_sdk_dynamodb::error::ProvideErrorMetadata;
 use convoy_cloud_core::ports::PortError;
 
 /// Codes of answers that say "later", whatever their HTTP status.
@@ -58,7 +58,10 @@ where
         SdkError::TimeoutError(_) => unavailable(service, "no answer in time"),
         SdkError::DispatchFailure(failure) => {
             let cause = failure.as_connector_error().map(|error| chain(error));
-            unavailable(service, format!("request not sent: {}", cause.as_deref().unwrap_or("unknown reason")))
+            unavailable(
+                service,
+                format!("request not sent: {}", cause.as_deref().unwrap_or("unknown reason")),
+            )
         }
         SdkError::ResponseError(_) => unavailable(service, "its answer could not be read"),
         // What cannot be sent now cannot be sent later.

@@ -70,7 +70,9 @@ async fn call(
             .source(entry.source)
             .detail_type(entry.detail_type)
             .detail(&entry.detail)
-            .system_metadata(PutEventsSystemMetadata::builder().event_group_id(group).deduplication_id(id).build())
+            .system_metadata(
+                PutEventsSystemMetadata::builder().event_group_id(group).deduplication_id(id).build(),
+            )
             .build()
     });
     let request = request.collect::<Result<Vec<_>, _>>();

@@ -8,5 +8,5 @@ pub mod entry_calls;
 pub mod error;
 pub mod eventbridge;
 pub mod eventbridge_v2;
-
+pub mod provisioner;
 pub mod sqs;

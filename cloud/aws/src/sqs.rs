@@ -110,7 +110,8 @@ impl SqsQueue {
         let code = error.as_service_error().and_then(ProvideErrorMetadata::code);
         if code.is_some_and(is_no_queue) {
             lock(&self.urls).remove(name);
-            let reason = format!("there is no queue {name}: the subscription has none, or is not provisioned");
+            let reason =
+                format!("there is no queue {name}: the subscription has none, or is not provisioned");
             return refused(SERVICE, reason);
         }
         port_error(SERVICE, error)
@@ -141,7 +142,13 @@ impl SqsQueue {
     }
 
     /// Keeps a message among the dead letters and then takes it out of its queue.
-    async fn set_aside(&self, queue: &QueueName, body: &str, receipt: &str, why: &str) -> Result<(), PortError> {
+    async fn set_aside(
+        &self,
+        queue: &QueueName,
+        body: &str,
+        receipt: &str,
+        why: &str,
+    ) -> Result<(), PortError> {
         let (name, dead) = self.names(queue);
         let reason = MessageAttributeValue::builder().data_type("String").string_value(why).build();
         self.client
@@ -162,7 +169,8 @@ impl SqsQueue {
         self.unreadable.fetch_add(1, Ordering::Relaxed);
         tracing::error!(queue = %queue, reason = %why, "a message cannot be read, it goes to the dead letters");
         let (body, receipt) = (message.body.as_deref(), message.receipt_handle.as_deref());
-        let moved = self.set_aside(queue, body.unwrap_or("-"), receipt.unwrap_or("-"), &why.to_string()).await;
+        let moved =
+            self.set_aside(queue, body.unwrap_or("-"), receipt.unwrap_or("-"), &why.to_string()).await;
         if let Err(error) = moved {
             tracing::warn!(queue = %queue, %error, "a message that cannot be read stays in its queue");
         }
@@ -178,9 +186,11 @@ impl SqsQueue {
                 let (good, failed) = self.settle_once(&name, &waiting, what).await?;
                 settled += good as u64;
                 // A receipt that SQS does not take is stale, which is no error.
-                let passing: Vec<_> = failed.iter().filter(|failure| failed_entry(failure).is_transient()).collect();
+                let passing: Vec<_> =
+                    failed.iter().filter(|failure| failed_entry(failure).is_transient()).collect();
                 let Some(first) = passing.first().map(|failure| failed_entry(failure)) else { break };
-                waiting = passing.iter().filter_map(|failure| by_id(&waiting, failure.id()).copied()).collect();
+                waiting =
+                    passing.iter().filter_map(|failure| by_id(&waiting, failure.id()).copied()).collect();
                 if !AGAIN.pause(attempt, &self.ambient).await {
                     return Err(first);
                 }
@@ -189,7 +199,12 @@ impl SqsQueue {
         Ok(settled)
     }
 
-    async fn settle_once(&self, name: &str, receipts: &[&Receipt], what: Settle) -> Result<Settled, PortError> {
+    async fn settle_once(
+        &self,
+        name: &str,
+        receipts: &[&Receipt],
+        what: Settle,
+    ) -> Result<Settled, PortError> {
         let (url, numbered) = (self.url(name).await?, receipts.iter().enumerate());
         match what {
             Settle::Delete => {
@@ -205,10 +220,15 @@ impl SqsQueue {
             Settle::Hide { seconds } => {
                 let entry = |(id, receipt): (usize, &&Receipt)| {
                     let entry = ChangeMessageVisibilityBatchRequestEntry::builder().id(id.to_string());
-                    entry.receipt_handle(receipt.as_str()).visibility_timeout(seconds).build().map_err(unbuilt)
+                    entry
+                        .receipt_handle(receipt.as_str())
+                        .visibility_timeout(seconds)
+                        .build()
+                        .map_err(unbuilt)
                 };
                 let entries = numbered.map(entry).collect::<Result<Vec<_>, _>>()?;
-                let call = self.client.change_message_visibility_batch().queue_url(url).set_entries(Some(entries));
+                let call =
+                    self.client.change_message_visibility_batch().queue_url(url).set_entries(Some(entries));
                 let answer = call.send().await.map_err(|error| self.failed(name, &error))?;
                 Ok((answer.successful.len(), answer.failed))
             }
@@ -219,17 +239,23 @@ impl SqsQueue {
     async fn send_all(&self, name: &str, mut bodies: Vec<String>) -> Result<(), PortError> {
         for attempt in 1.. {
             let entry = |(id, body): (usize, &String)| {
-                SendMessageBatchRequestEntry::builder().id(id.to_string()).message_body(body).build().map_err(unbuilt)
+                SendMessageBatchRequestEntry::builder()
+                    .id(id.to_string())
+                    .message_body(body)
+                    .build()
+                    .map_err(unbuilt)
             };
             let entries = bodies.iter().enumerate().map(entry).collect::<Result<Vec<_>, _>>()?;
-            let call = self.client.send_message_batch().queue_url(self.url(name).await?).set_entries(Some(entries));
+            let call =
+                self.client.send_message_batch().queue_url(self.url(name).await?).set_entries(Some(entries));
             let answer = call.send().await.map_err(|error| self.failed(name, &error))?;
             let Some(first) = answer.failed.first().map(failed_entry) else { break };
             let permanent = answer.failed.iter().map(failed_entry).find(|error| !error.is_transient());
             if let Some(error) = permanent {
                 return Err(error);
             }
-            bodies = answer.failed.iter().filter_map(|failure| by_id(&bodies, failure.id()).cloned()).collect();
+            bodies =
+                answer.failed.iter().filter_map(|failure| by_id(&bodies, failure.id()).cloned()).collect();
             if !AGAIN.pause(attempt, &self.ambient).await {
                 return Err(first);
             }
@@ -282,7 +308,8 @@ fn read(message: &Message) -> Result<Received, PortError> {
     // SQS writes them in base 64, of up to 1,024 characters.
     let receipt = message.receipt_handle.as_deref().and_then(|receipt| receipt.parse().ok());
     Ok(Received {
-        receipt: receipt.ok_or_else(|| unavailable(SERVICE, "a receipt in a form that cannot be handed on"))?,
+        receipt: receipt
+            .ok_or_else(|| unavailable(SERVICE, "a receipt in a form that cannot be handed on"))?,
         attempt: number(message, &MessageSystemAttributeName::ApproximateReceiveCount)
             .and_then(|count| u32::try_from(count).ok())
             .unwrap_or(1),
@@ -310,7 +337,8 @@ impl CustomerQueue for SqsQueue {
             };
             let (body, (name, _)) = (message(subscription, event), self.names(queue));
             let (batch, bytes) = batches.entry(name.clone()).or_default();
-            if batch.len() == CALL_MESSAGES_MAX || (!batch.is_empty() && *bytes + body.len() > CALL_BYTES_MAX) {
+            if batch.len() == CALL_MESSAGES_MAX || (!batch.is_empty() && *bytes + body.len() > CALL_BYTES_MAX)
+            {
                 *bytes = 0;
                 self.send_all(&name, std::mem::take(batch)).await?;
             }
