@@ -1,0 +1,10 @@
+//! What the services do on bad days, and emulators do not: throttling of a part, errors of the server, no end of it.
+#![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
+mod dynamodb;
+mod kinesis;
+
+#[path = "../harness/emulator.rs"]
+mod emulator;
+#[path = "../harness/fake.rs"]
+mod fake;

@@ -1,0 +1,133 @@
+//! A fake of an AWS service, or of a bad way to one: a script says what becomes of each request.
+#![allow(dead_code, reason = "each suite uses a part")]
+
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::response::{IntoResponse as _, Response};
+use serde_json::{Value, json};
+
+use crate::emulator::http;
+
+/// A request that came.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    pub(crate) method: Method,
+    /// Path and query.
+    pub(crate) uri: Uri,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Request {
+    /// The operation, of services that name it in `x-amz-target`: `PutItem`.
+    pub(crate) fn operation(&self) -> &str {
+        let target =
+            self.headers.get("x-amz-target").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        target.rsplit('.').next().unwrap_or_default()
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+}
+
+/// What becomes of a request.
+#[derive(Debug, Clone)]
+pub(crate) enum Reply {
+    /// This answer.
+    Answer(u16, Value),
+    /// The service behind answers.
+    Forward,
+    /// The service behind does what was asked, and its answer gets lost.
+    ForwardAndLose,
+}
+
+impl Reply {
+    /// An error as JSON services write it.
+    pub(crate) fn error(status: u16, code: &str) -> Self {
+        Self::Answer(status, json!({ "__type": code, "message": "as the script says" }))
+    }
+}
+
+type Script = Box<dyn FnMut(&Request) -> Reply + Send>;
+
+/// A fake; it ends with its runtime.
+#[derive(Clone)]
+pub(crate) struct Fake {
+    /// Its endpoint.
+    pub(crate) url: String,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    behind: Option<String>,
+    script: Mutex<Script>,
+    requests: Mutex<Vec<Request>>,
+    http: reqwest::Client,
+}
+
+impl Fake {
+    /// A fake that is all by itself.
+    pub(crate) async fn alone(script: impl FnMut(&Request) -> Reply + Send + 'static) -> Self {
+        Self::start(None, Box::new(script)).await
+    }
+
+    /// A fake before a service.
+    pub(crate) async fn before(url: &str, script: impl FnMut(&Request) -> Reply + Send + 'static) -> Self {
+        Self::start(Some(url.to_owned()), Box::new(script)).await
+    }
+
+    async fn start(behind: Option<String>, script: Script) -> Self {
+        let requests = Mutex::default();
+        let shared = Arc::new(Shared { behind, script: Mutex::new(script), requests, http: http() });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let router = Router::new().fallback(handle).with_state(Arc::clone(&shared));
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { url, shared }
+    }
+
+    /// All requests so far.
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        self.shared.requests.lock().unwrap().clone()
+    }
+}
+
+async fn handle(
+    State(shared): State<Arc<Shared>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let request = Request { method, uri, headers, body };
+    let reply = (shared.script.lock().unwrap())(&request);
+    shared.requests.lock().unwrap().push(request.clone());
+    match reply {
+        Reply::Answer(status, body) => {
+            let status = StatusCode::from_u16(status).unwrap();
+            (status, [("content-type", "application/x-amz-json-1.1")], body.to_string()).into_response()
+        }
+        Reply::Forward => forward(&shared, request).await,
+        Reply::ForwardAndLose => {
+            forward(&shared, request).await;
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+async fn forward(shared: &Shared, request: Request) -> Response {
+    let behind = shared.behind.as_ref().expect("the script forwards only where there is a service");
+    let mut headers = request.headers;
+    headers.remove("host");
+    let sent = shared.http.request(request.method, format!("{behind}{}", request.uri)).headers(headers);
+    let answer = sent.body(request.body).send().await.unwrap();
+    let (status, mut headers) = (answer.status(), answer.headers().clone());
+    headers.remove("transfer-encoding");
+    headers.remove("content-length");
+    (status, headers, answer.bytes().await.unwrap()).into_response()
+}
