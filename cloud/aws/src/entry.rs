@@ -439,3 +439,226 @@ pub fn check_matches_entries(pattern: &str) -> Result<(), String> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use convoy_cloud_core::bus::{TYPE_ALERT, TYPE_DTC, TYPE_TELEMETRY};
+    use convoy_cloud_core::identity::VehicleRef;
+    use convoy_cloud_core::rules::{Rule, RuleSet, Target};
+    use proptest::prelude::*;
+
+    const ALERT: EventClass = EventClass::Alert;
+    const TELEMETRY: EventClass = EventClass::Telemetry;
+
+    fn raw(json: &str) -> &RawValue {
+        serde_json::from_str(json).unwrap()
+    }
+
+    fn envelope(number: u8, bytes: usize) -> BusEvent {
+        BusEvent {
+            source: SOURCE_INGEST,
+            detail_type: TYPE_ENVELOPE,
+            meta: Meta::Envelope { lane: Lane::Bulk, count: u32::from(number) },
+            payload: Bytes::from(vec![number; bytes]),
+            received_us: i64::MIN,
+            last_us: -1,
+            opened: vec![Opened { key: format!("dtc/{number}"), index: u32::MAX }; usize::from(number % 3)],
+        }
+    }
+
+    fn delivery(number: usize, subscription: u8, class: EventClass, bytes: usize) -> BusEvent {
+        let event_id = EventId::from_bytes(&(number as u128).to_be_bytes());
+        let mut dice = number as u32;
+        let noise = std::iter::repeat_with(|| {
+            dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            char::from(b'a' + (dice >> 24) as u8 % 26)
+        });
+        let noise: String = noise.take(bytes).collect();
+        // Order of fields, form of numbers and white space inside must come through.
+        let body = format!("{{\"z\": {number}.50,\"id\":\"{event_id}\",\"a\":[1e2 ,\"{noise}\"]}}");
+        let telemetry = if number.is_multiple_of(2) { TYPE_TELEMETRY } else { TYPE_DTC };
+        BusEvent {
+            source: SOURCE_DELIVERY,
+            detail_type: if class == ALERT { TYPE_ALERT } else { telemetry },
+            meta: Meta::Delivery {
+                customer_id: CustomerId::from_bytes(&[subscription / 2; 16]),
+                subscription_id: SubscriptionId::from_bytes(&[subscription; 16]),
+                package: format!("telematics@{}", number % 2 + 1),
+                class,
+                event_id,
+                vehicle_ref: VehicleRef::from_bytes(&[7; 16]),
+                count: 2,
+            },
+            payload: Bytes::from(body),
+            received_us: 0,
+            last_us: 0,
+            opened: Vec::new(),
+        }
+    }
+
+    /// Rules that customers have, and ones on every field that a rule may match.
+    fn rules() -> RuleSet {
+        let mut rules = Vec::new();
+        for number in 0..4u8 {
+            let customer = CustomerId::from_bytes(&[number / 2; 16]);
+            let subscription = SubscriptionId::from_bytes(&[number; 16]);
+            for (class, target) in [
+                (None, Target::Queue(subscription.clone())),
+                (Some(ALERT), Target::Feed(subscription.clone())),
+            ] {
+                rules.push(Rule::of_subscription(&customer, &subscription, class, target));
+            }
+        }
+        for (number, pattern) in [
+            r#"{"source":["convoy.delivery"]}"#,
+            r#"{"detail-type":["vehicle.dtc.changed.v1"]}"#,
+            r#"{"detail":{"meta":{"package":["telematics@1"]}}}"#,
+            r#"{"detail":{"meta":{"package":[{"anything-but":"telematics@2"}],"class":["telemetry"]}}}"#,
+            r#"{"detail":{"meta":{"customer_id":[{"prefix":"cus_a"}]}}}"#,
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            check_matches_entries(pattern).unwrap();
+            let target = Target::Feed(SubscriptionId::from_bytes(&[0; 16]));
+            rules.push(Rule { name: format!("field-{number}"), pattern: pattern.into(), target });
+        }
+        RuleSet::compile(rules).unwrap()
+    }
+
+    fn names(rules: Vec<&Rule>) -> Vec<String> {
+        rules.into_iter().map(|rule| rule.name.clone()).collect()
+    }
+
+    fn is_within_limits(entry: &Entry) -> bool {
+        let limit = if entry.events.len() == 1 { DETAIL_BYTES_MAX } else { PACKED_BYTES_MAX };
+        entry.detail.len() <= limit
+    }
+
+    proptest! {
+        #[test]
+        fn packing_for_the_default_bus_loses_nothing_and_keeps_order(
+            sizes in prop::collection::vec(prop_oneof![0usize..2_000, 0usize..60_000, 600_000usize..700_000], 0..20)
+        ) {
+            let events: Vec<_> = sizes.iter().enumerate().map(|(n, bytes)| envelope(n as u8, *bytes)).collect();
+            let packed = pack_default(&events);
+            let mut unpacked = Vec::new();
+            for entry in &packed.entries {
+                prop_assert!(is_within_limits(entry), "{} bytes", entry.detail.len());
+                unpacked.extend(unpack_default(raw(&entry.detail)).unwrap());
+            }
+            let unfit: Vec<_> = packed.unfit.iter().map(|unfit| unfit.event).collect();
+            let large = |index: &usize| sizes[*index] * 4 / 3 > DETAIL_BYTES_MAX - 1_000;
+            prop_assert!(unfit.iter().all(large) && unfit.is_sorted());
+            let mut index = 0..;
+            let mut fit = events;
+            fit.retain(|_| !unfit.contains(&index.next().unwrap()));
+            prop_assert_eq!(unpacked, fit);
+        }
+
+        #[test]
+        fn packing_for_the_delivery_bus_alters_no_event_no_order_and_no_match(
+            kinds in prop::collection::vec((0u8..4, any::<bool>(), prop_oneof![0usize..500, 0usize..90_000]), 0..30)
+        ) {
+            let class = |alert: &bool| if *alert { ALERT } else { TELEMETRY };
+            let events: Vec<_> = kinds.iter().enumerate()
+                .map(|(n, (subscription, alert, bytes))| delivery(n + 1, *subscription, class(alert), *bytes))
+                .collect();
+            let packed = pack_delivery(&events);
+            prop_assert_eq!(&packed.unfit, &[]);
+            let (rules, mut seen) = (rules(), vec![0; events.len()]);
+            let mut last: HashMap<(String, String, &str), usize> = HashMap::new();
+            for entry in &packed.entries {
+                prop_assert!(is_within_limits(entry), "{} bytes", entry.detail.len());
+                let pack = unpack_delivery(raw(&entry.detail)).unwrap();
+                prop_assert_eq!((pack.events.len(), pack.count), (entry.events.len(), 2 * entry.events.len() as u32));
+                let detail: Value = serde_json::from_str(&entry.detail).unwrap();
+                let whole = serde_json::json!({"source": entry.source, "detail-type": entry.detail_type, "detail": detail});
+                let matched = names(rules.matching_json(whole.to_string().as_bytes()));
+                for (index, unpacked) in entry.events.iter().zip(&pack.events) {
+                    seen[*index] += 1;
+                    let event = &events[*index];
+                    let Meta::Delivery { event_id, subscription_id, package, .. } = &event.meta else { panic!() };
+                    prop_assert_eq!((&unpacked.body[..], &unpacked.event_id), (&event.payload[..], event_id));
+                    prop_assert_eq!(subscription_id, &pack.subscription_id);
+                    prop_assert_eq!(event.detail_type, entry.detail_type);
+                    prop_assert_eq!(&matched, &names(rules.matching(event)));
+                    let before = last.insert((subscription_id.to_string(), package.clone(), event.detail_type), *index);
+                    prop_assert!(before < Some(*index), "those of a subscription, package and type keep their order");
+                }
+            }
+            prop_assert!(seen.iter().all(|times| *times == 1));
+        }
+
+        #[test]
+        fn garbage_on_a_bus_is_refused(text in "[{\\[]?[\"a-z0-9:,]{0,30}[}\\]]?") {
+            if let Ok(detail) = serde_json::from_str::<&RawValue>(&text) {
+                prop_assert!(!unpack_delivery(detail).unwrap_err().is_transient());
+                prop_assert!(!unpack_default(detail).unwrap_err().is_transient());
+            }
+            prop_assert!(!unpack_message(&text).unwrap_err().is_transient());
+        }
+    }
+
+    #[test]
+    fn an_event_that_fits_nowhere_is_told_and_takes_no_other_with_it() {
+        let packed = pack_default(&[envelope(1, 700_000), envelope(2, 5), delivery(1, 0, ALERT, 1)]);
+        assert_eq!(packed.unfit.iter().map(|unfit| unfit.event).collect::<Vec<_>>(), [0, 2]);
+        assert_eq!(packed.entries[0].events, [1]);
+        let nameless = BusEvent { payload: Bytes::from("{\"id\":1}"), ..delivery(2, 0, ALERT, 1) };
+        let spaced = BusEvent { payload: Bytes::from("{} "), ..delivery(2, 0, TELEMETRY, 1) };
+        let other =
+            BusEvent { payload: delivery(3, 0, TELEMETRY, 1).payload, ..delivery(4, 0, TELEMETRY, 1) };
+        let large = [delivery(1, 0, ALERT, 900_000), delivery(1, 0, TELEMETRY, 2_000_000)];
+        let [alert, telemetry] = large;
+        let events =
+            [nameless, spaced, other, alert, telemetry, envelope(1, 1), delivery(5, 0, TELEMETRY, 800_000)];
+        let packed = pack_delivery(&events);
+        let mut unfit: Vec<_> = packed.unfit.iter().map(|unfit| unfit.event).collect();
+        unfit.sort_unstable();
+        assert_eq!(unfit, [0, 1, 2, 3, 4, 5]);
+        assert_eq!(packed.entries[0].events, [6], "alone it may be large");
+    }
+
+    #[test]
+    fn a_message_put_into_a_queue_is_read_as_one_of_a_rule() {
+        let subscription = SubscriptionId::from_bytes(&[1; 16]);
+        let event = delivery(3, 1, ALERT, 10);
+        let id = EventId::from_bytes(&3u128.to_be_bytes());
+        for body in [&event.payload[..], b"{\"n\":1}{\"n\":1}", b"  ", b""] {
+            let sent = QueueMessage { event_id: id.clone(), body: body.to_vec() };
+            let pack = unpack_message(&message(&subscription, &sent)).unwrap();
+            assert_eq!((pack.subscription_id, pack.events), (subscription.clone(), vec![sent]));
+        }
+        let detail = &pack_delivery(std::slice::from_ref(&event)).entries[0].detail;
+        let delivered =
+            format!("{{\"version\":\"0\",\"detail-type\":\"x\",\"detail\":{detail},\"region\":\"r\"}}");
+        assert_eq!(unpack_message(&delivered).unwrap().events[0].body, event.payload);
+    }
+
+    #[test]
+    fn a_detail_of_several_forms_or_none_is_refused() {
+        let meta = r#""meta":{"subscription_id":"sub_aaaqeayeaudaocajbifqydiob4","count":1}"#;
+        for rest in
+            ["", r#","event":{}"#, r#","bytes":"eA==""#, r#","zstd":"eA==""#, r#","event":{},"zstd":"x""#]
+        {
+            let detail = format!("{{{meta}{rest}}}");
+            assert!(unpack_delivery(raw(&detail)).is_err(), "{detail}");
+        }
+        let empty = STANDARD.encode(zstd::bulk::compress(b"[]", 0).unwrap());
+        assert!(unpack_delivery(raw(&format!("{{{meta},\"zstd\":\"{empty}\"}}"))).is_err(), "no event");
+    }
+
+    #[test]
+    fn a_rule_on_what_differs_within_an_entry_is_refused() {
+        for (pattern, at) in [
+            (r#"{"detail":{"meta":{"event_id":["x"]}}}"#, "/detail/meta/event_id"),
+            (r#"{"detail":{"meta":{"count":[{"numeric":[">",1]}]}}}"#, "/detail/meta/count"),
+            (r#"{"detail":{"event":{"id":["x"]}}}"#, "/detail/event"),
+            (r#"{"account":["x"]}"#, "/account"),
+        ] {
+            assert!(check_matches_entries(pattern).unwrap_err().starts_with(at), "{pattern}");
+        }
+    }
+}

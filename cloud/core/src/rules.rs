@@ -199,8 +199,8 @@ impl RuleSet {
         self.matching_json(&event.pattern_json())
     }
 
-    fn matching_json(&self, event: &[u8]) -> Vec<&Rule> {
-        // The JSON is our own serialisation, so the matcher cannot fail to read it.
+    /// Rules that match an event in EventBridge's shape, JSON; none for what is no JSON.
+    pub fn matching_json(&self, event: &[u8]) -> Vec<&Rule> {
         let mut found = self.matcher.matches_for_event(event).unwrap_or_default();
         found.sort_unstable();
         found.dedup();
