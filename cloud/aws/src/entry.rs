@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Rules match `meta` only, and of it only [`MATCHED`]: so an entry of the delivery bus holds events of one customer,
-//! subscription, package and type, and what matches the entry matches each of them. Packing alters no id and no body.
+//! subscription, package and type, and what matches the entry matches each of them. Packing alters no id and no body; what
+//! rides in clear a bus may write anew, other white space and another form of the same number.
 
 use std::collections::HashMap;
 

@@ -1,6 +1,6 @@
 //! Rules: which events go to which target, as EventBridge event patterns.
 //!
-//! The patterns are a fixed subset of EventBridge's (exact values, `prefix`, `anything-but`, `exists`, `numeric`),
+//! The patterns are a fixed subset of EventBridge's (exact values, `prefix`, `anything-but`, `exists` alone, `numeric`),
 //! so that one machine and AWS decide alike; anything else is refused when the rule is made. Matching is done by
 //! `quamina`, whose cost does not grow with the number of rules.
 
@@ -127,6 +127,10 @@ fn check_object(fields: &serde_json::Map<String, Value>, at: &str, depth: usize)
             Value::Object(inner) if !inner.is_empty() => check_object(inner, &at, depth + 1)?,
             Value::Array(tests) if !tests.is_empty() => {
                 tests.iter().try_for_each(|test| check_test(test, &at))?;
+                // EventBridge takes either test, the matcher here takes `exists` for the whole.
+                if tests.len() > 1 && tests.iter().any(|test| test.get("exists").is_some()) {
+                    return Err(unsupported(&at, "exists must be the only test of its field"));
+                }
             }
             _ => return Err(unsupported(&at, "expected a non-empty object or array")),
         }
@@ -257,6 +261,8 @@ mod tests {
             (r#"{"detail":{"a":[{"numeric":["<",5,">",1]}]}}"#, "/detail/a"),
             (r#"{"detail":{"$or":[{"a":[1]}]}}"#, "/detail/$or"),
             (r#"{"source":"x"}"#, "/source"),
+            (r#"{"source":["x",{"exists":true}]}"#, "/source"),
+            (r#"{"detail":{"a":[{"exists":false},{"anything-but":1}]}}"#, "/detail/a"),
             (r#"{"source":[]}"#, "/source"),
         ] {
             match check_pattern(pattern) {
