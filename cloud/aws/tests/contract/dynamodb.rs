@@ -7,7 +7,6 @@ use convoy_cloud_core::ports::{EventQuery, EventStore as _, PortError, SignalSta
 use convoy_cloud_core::record::{PartitionKey, Record};
 use convoy_protocol::envelope::ENVELOPE_BYTES_MAX;
 use convoy_protocol::id::{BootId, EnvelopeKey, Lane, ManifestId, VehicleId};
-
 use futures_util::TryStreamExt as _;
 
 use crate::emulator::emulator;

@@ -7,7 +7,7 @@ use convoy_cloud_core::ports::{EventStore, FeedEntry};
 use tokio::sync::watch;
 
 use crate::emulator::emulator;
-use crate::fake::{Fake, Reply};
+use crate::fake::{Fake, Reply, Request};
 use crate::store::{Home, KEEP_DAYS};
 
 fn feed() -> SubscriptionId {
@@ -129,6 +129,34 @@ async fn a_writer_that_ended_before_it_moved_the_head_holds_up_nobody() {
     assert!(halting.append_feed(&entries[4..6]).await.is_err());
     assert_eq!(store.append_feed(&entries[3..]).await.unwrap(), 3);
     assert_eq!(read(&store, 2).await, entries);
+}
+
+#[tokio::test]
+async fn an_event_that_was_claimed_and_not_appended_is_appended_once_however_late() {
+    let home = Home::new("claimed").await;
+    let is_chunk = |request: &Request| request.body.windows(3).any(|bytes| bytes == b"\"C#");
+    // It claims and never comes to its chunk.
+    let fake = Fake::before(&emulator().url, move |request| match request.operation() {
+        "PutItem" if is_chunk(request) => Reply::error(400, "ValidationException"),
+        _ => Reply::Forward,
+    })
+    .await;
+    let (halting, store) = (home.store_by(&fake.url), home.store());
+    let mut appended = 0;
+    // Within the reach of the claim, at its end, and behind it.
+    for chunks in [0, 1, 7, 8, 9, 20] {
+        let (late, others) = (entry(1_000 + chunks), (0..chunks).map(|number| entry(100 * chunks + number)));
+        assert!(halting.append_feed(std::slice::from_ref(&late)).await.is_err());
+        for other in others {
+            assert_eq!(store.append_feed(&[other]).await.unwrap(), 1);
+        }
+        for new in [1, 0, 0] {
+            assert_eq!(store.append_feed(std::slice::from_ref(&late)).await.unwrap(), new, "{chunks} chunks");
+        }
+        appended += usize::from(chunks) + 1;
+        let entries = read(&store, 9).await;
+        assert_eq!((entries.len(), entries.last()), (appended, Some(&late)));
+    }
 }
 
 #[tokio::test]

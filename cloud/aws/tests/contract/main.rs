@@ -1,6 +1,7 @@
 //! The AWS ports against the suites that every home's must pass, on an emulator and on librdkafka's own cluster.
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
+mod cost;
 mod customer_queue;
 mod dynamodb;
 mod feed;
