@@ -75,15 +75,16 @@ fn number_test(dice: &mut Dice) -> Value {
     match dice.below(5) {
         0 => limit,
         1 => json!({ "numeric": [dice.pick(&["=", "<", "<=", ">", ">="]), limit] }),
-        2 => json!({ "numeric": [dice.pick(&[">", ">="]), limit, dice.pick(&["<", "<="]), 301] }),
+        2 => json!({ "numeric": [">=", limit, dice.pick(&["<", "<="]), dice.pick(&[301, u32::MAX])] }),
         3 => json!({ "anything-but": limit }),
         _ => json!({ "anything-but": [limit, 9] }),
     }
 }
 
-/// One to three tests of a field, or whether it is there.
-fn tests(dice: &mut Dice, test: impl Fn(&mut Dice) -> Value) -> Value {
-    if dice.below(6) == 0 {
+/// One to three tests of a field, or whether it is there, which a pattern may ask once.
+fn tests(dice: &mut Dice, may_exist: &mut bool, test: impl Fn(&mut Dice) -> Value) -> Value {
+    if *may_exist && dice.below(5) == 0 {
+        *may_exist = false;
         return json!([{ "exists": dice.below(2) == 0 }]);
     }
     (0..=dice.below(3)).map(|_| test(dice)).collect()
@@ -100,16 +101,16 @@ fn pattern(dice: &mut Dice) -> String {
         ("class", texts(&["alert", "telemetry", "Alert"])),
         ("unknown", texts(&["alert"])),
     ];
-    let mut pattern = json!({});
+    let (mut pattern, mut may_exist) = (json!({}), true);
     for (name, values) in &fields {
         if dice.below(3) == 0 {
-            let tests = tests(dice, |dice| text_test(dice, values));
+            let tests = tests(dice, &mut may_exist, |dice| text_test(dice, values));
             let at = if name.starts_with(['s', 'd']) { &mut pattern } else { &mut pattern["detail"]["meta"] };
             at[name] = tests;
         }
     }
     if dice.below(2) == 0 || pattern == json!({}) {
-        pattern["detail"]["meta"]["count"] = tests(dice, number_test);
+        pattern["detail"]["meta"]["count"] = tests(dice, &mut may_exist, number_test);
     }
     pattern.to_string()
 }
