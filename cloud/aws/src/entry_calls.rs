@@ -159,3 +159,50 @@ pub fn by_event(
     }
     of_events
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::sync::Barrier;
+
+    fn entry(bytes: usize) -> Entry {
+        Entry { source: "", detail_type: "", detail: "x".repeat(bytes), events: vec![0] }
+    }
+
+    #[test]
+    fn a_call_takes_no_more_than_its_entries_and_its_bytes() {
+        let limits = CallLimits { entries_max: 10, bytes_max: 100 };
+        let sizes = |entries: Vec<Entry>| {
+            let all: Vec<_> = (0..entries.len()).collect();
+            calls(&entries, limits, &all).iter().map(Vec::len).collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(vec![]), [0; 0]);
+        assert_eq!(sizes(vec![entry(1); 21]), [10, 10, 1]);
+        assert_eq!(sizes(vec![entry(50); 3]), [2, 1], "two fit to the byte");
+        assert_eq!(sizes(vec![entry(500), entry(1), entry(100)]), [1, 1, 1], "what is larger goes alone");
+    }
+
+    /// With fewer under way the barrier would never open.
+    #[tokio::test]
+    async fn calls_are_under_way_together_and_not_more_than_the_maximum() {
+        let limits = CallLimits { entries_max: 1, bytes_max: 1 };
+        let ambient = Ambient::new(|| 0, |bytes| bytes.fill(0));
+        let entries: Entries = Arc::new(vec![entry(1); 3 * CALLS_IN_FLIGHT_MAX]);
+        let barrier = Arc::new(Barrier::new(CALLS_IN_FLIGHT_MAX));
+        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let call = |_, indexes: Vec<usize>| {
+            let (barrier, now, most) = (Arc::clone(&barrier), Arc::clone(&now), Arc::clone(&most));
+            async move {
+                most.fetch_max(now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+                barrier.wait().await;
+                now.fetch_sub(1, Ordering::Relaxed);
+                assert_ne!(indexes, [5], "a call that panics fails its entries and no other");
+                Ok(indexes.iter().map(|_| Ok(())).collect())
+            }
+        };
+        let outcomes = put_all(&entries, limits, &ambient, call).await;
+        let failed: Vec<_> = (0..outcomes.len()).filter(|index| outcomes[*index].is_err()).collect();
+        assert_eq!((most.load(Ordering::Relaxed), failed), (CALLS_IN_FLIGHT_MAX, vec![5]));
+    }
+}

@@ -9,6 +9,7 @@ mod objects;
 mod provisioner;
 mod rules;
 mod stream;
+mod subscriber;
 
 #[path = "../harness/customers.rs"]
 mod customers;
