@@ -17,7 +17,6 @@ use anyhow::{Context as _, Result, ensure};
 use convoy_protocol::columns::{Column, Columns, Group, Values};
 use convoy_protocol::compact;
 use convoy_protocol::envelope::{Envelope, EnvelopeWriter, Header, SectionKind};
-use convoy_protocol::frame::{CanFrame, CanId};
 use convoy_protocol::id::{BootId, CampaignId, Lane, ManifestId, VehicleId};
 use convoy_protocol::manifest::SignalIndex;
 use convoy_protocol::time::{ClockQuality, TimeUnit};
@@ -30,31 +29,9 @@ mod metric;
 #[path = "measure/peers.rs"]
 mod peers;
 
-const DRIVE_LOG: &str = "css-obd2-gnss-drive/7512BE4D_00000427_00000001_candump.log.gz";
-const DRIVE_OBD: &str = "css-obd2-gnss-drive/obd2_s01.dbc";
-const DRIVE_GPS: &str = "css-obd2-gnss-drive/canmod-gps.dbc";
-const DRIVE_GPS_BUS: &str = "can9";
-
 const BATCHES_MAX: usize = 40;
 /// 2023-11-14T22:13:20Z.
 const START_US: i64 = 1_700_000_000_000_000;
-
-fn drive() -> Result<Log> {
-    let mut log = logs::load(DRIVE_LOG, &[(DRIVE_OBD, Some("can1")), (DRIVE_GPS, Some(DRIVE_GPS_BUS))])?;
-    for frame in &mut log.frames {
-        frame.id = as_canmod_gps(frame);
-    }
-    Ok(log)
-}
-
-/// The logger's own GNSS frames are those of a CANmod.gps under other ids, which nothing else in the log has.
-fn as_canmod_gps(frame: &CanFrame) -> CanId {
-    match frame.id {
-        CanId::Standard(id @ 101..=108) => CanId::Standard(id - 100),
-        CanId::Standard(111) => CanId::Standard(9),
-        id => id,
-    }
-}
 
 /// Measures one sample set at one batch size, beside what others take for the same batches, and returns these.
 fn measure_bytes(set: &str, log: &Log, batch_samples: u32) -> Result<Vec<Batch>> {
@@ -157,7 +134,7 @@ fn measure_speed(batches: &[Batch]) -> Result<()> {
 }
 
 fn main() -> Result<()> {
-    let (drive, truck) = (drive()?, logs::load(logs::TRUCK_LOG, &[(logs::TRUCK_J1939, None)])?);
+    let (drive, truck) = (logs::drive()?, logs::load(logs::TRUCK_LOG, &[(logs::TRUCK_J1939, None)])?);
     measure_bytes("drive", &drive, 1_000)?;
     measure_bytes("drive", &drive, 10_000)?;
     let batches = measure_bytes("truck", &truck, 1_000)?;

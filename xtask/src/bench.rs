@@ -2,7 +2,7 @@
 //!
 //! A measuring program is the example `bench_GROUP` of convoy-simulator. It prints one JSON object
 //! a line: `{"metric":"agent.binary_mib","value":4.1,"unit":"MiB"}`, with `peer` and `peer_value`
-//! where a peer was measured in the same run.
+//! where a peer was measured in the same run. The group `cost` adds what the cost model makes of the measured sizes.
 
 use std::fmt::Write as _;
 
@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Number, Value};
 
 use crate::command::{cargo, run_streaming, shown};
+use crate::cost;
 use crate::goals::{GOALS, Goal, goal_of};
 use crate::table::{Align, render};
 
@@ -26,6 +27,7 @@ const GROUPS: &[Group] = &[
     Group { name: "agent", about: "size, memory and speed of convoy-agent", needs_binaries: true },
     Group { name: "local", about: "end to end on one machine", needs_binaries: true },
     Group { name: "demo", about: "time from start to the first event delivered", needs_binaries: true },
+    Group { name: "cost", about: "sizes that AWS bills by, and the month's bill", needs_binaries: false },
 ];
 
 /// One measured value.
@@ -101,9 +103,23 @@ fn measure(group: &Group) -> Result<Vec<Metric>> {
     let mut lines = Vec::new();
     let status = run_streaming(&mut program, |line| lines.push(line.to_owned()))?;
     ensure!(status.success(), "`{}` failed ({status})", shown(&program));
-    let metrics = parse_lines(&lines, group.name)?;
+    let mut metrics = parse_lines(&lines, group.name)?;
     ensure!(!metrics.is_empty(), "`{}` printed no metric", shown(&program));
+    if group.name == "cost" {
+        let value = |name: &str| metrics.iter().find(|metric| metric.metric == name)?.value.as_f64();
+        cost::check_sizes(value)?;
+        metrics.extend(cost::metrics()?.into_iter().filter_map(of_model));
+    }
     Ok(metrics)
+}
+
+/// A metric of the cost model; `None` for one that is no finite number.
+fn of_model((metric, value, unit, peer): cost::ModelMetric) -> Option<Metric> {
+    let peer = match peer {
+        Some((name, value)) => Some((name.to_owned(), Number::from_f64(value)?)),
+        None => None,
+    };
+    Some(Metric { metric: metric.to_owned(), value: Number::from_f64(value)?, unit: unit.to_owned(), peer })
 }
 
 fn parse_lines(lines: &[String], group: &str) -> Result<Vec<Metric>> {
@@ -208,7 +224,7 @@ fn unmeasured(groups: &[&Group], metrics: &[Metric]) -> Vec<&'static Goal> {
 }
 
 /// A value for the eye: whole and in groups of three digits from 1,000 on, else three decimals.
-fn readable(value: f64) -> String {
+pub(crate) fn readable(value: f64) -> String {
     if value.abs() < 1_000.0 {
         let text = format!("{value:.3}");
         return text.trim_end_matches('0').trim_end_matches('.').to_owned();

@@ -44,6 +44,9 @@ pub(crate) const GOALS: &[Goal] = &[
     at_most("local.queryable_ms_p99", 2_000.0),
     at_most("local.webhook_ms_p99", 1_000.0),
     at_most("demo.first_event_s", 5.0),
+    at_most("cost.per_vehicle_month.100k", 0.10),
+    at_most("cost.per_vehicle_month.1m", 0.08),
+    at_least("pack.factor.100k", 40.0),
 ];
 
 /// The goal of `metric`, if it has one.

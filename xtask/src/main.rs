@@ -1,18 +1,25 @@
-//! The door for people and CI: `cargo xtask check`, `cargo xtask test`, `cargo xtask bench`.
+//! The door for people and CI: `cargo xtask check`, `cargo xtask test`, `cargo xtask bench`, `cargo xtask cost`,
+//! `cargo xtask deploy`.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
     reason = "a command-line tool talks to its user on the terminal"
 )]
 
+mod aws_cli;
 mod bench;
 mod check;
 mod command;
+mod cost;
+mod deploy;
 mod goals;
 mod install;
+mod package;
+mod python;
 mod suites;
 mod table;
 mod tally;
+mod undeploy;
 
 use std::process::ExitCode;
 
@@ -54,6 +61,22 @@ enum Task {
         #[arg(long)]
         json: bool,
     },
+    /// What a month on AWS costs, step by step, beside the naive reading; and which quota breaks first.
+    ///
+    /// Without arguments: 1,000, 100,000 and 1,000,000 vehicles with windows of 60 and 300 s. docs/cost.md says what
+    /// the figures stand on.
+    Cost(cost::Options),
+    /// Build the zip with the `bootstrap` that all functions on AWS share, and print its size.
+    Package,
+    /// Show what a deployment of the stack would change, and do it with --yes.
+    ///
+    /// Packages, uploads to a bucket of its own, and makes a change set. docs/aws.md explains the parameters.
+    Deploy(deploy::Options),
+    /// Show what removing the stack would delete, and do it with --yes.
+    ///
+    /// Customers' queues and rules first, which the stack does not know; then the stack. Tables, bucket and secret
+    /// outlive it without --data.
+    Undeploy(undeploy::Options),
 }
 
 fn main() -> ExitCode {
@@ -61,6 +84,10 @@ fn main() -> ExitCode {
         Task::Check => check::run(),
         Task::Test { suites } => suites::run(&suites),
         Task::Bench { groups, json } => bench::run(&groups, json),
+        Task::Cost(options) => cost::run(&options),
+        Task::Package => package::run().map(|_| true),
+        Task::Deploy(options) => deploy::run(&options),
+        Task::Undeploy(options) => undeploy::run(&options),
     };
     match succeeded {
         Ok(true) => ExitCode::SUCCESS,

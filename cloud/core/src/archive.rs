@@ -5,11 +5,13 @@
 
 use std::sync::Arc;
 
+use convoy_protocol::envelope::Envelope;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 
 use crate::ambient::civil_from_days;
-use crate::ports::{PortError, StreamPosition};
+use crate::ledger::{LedgerEntry, LedgerRange, Outcome, merged};
+use crate::ports::PortError;
 use crate::record::Record;
 
 /// An object is closed at this size before compression, bytes.
@@ -20,12 +22,13 @@ pub const OBJECT_BYTES_TARGET: usize = 8 * 1024 * 1024;
 #[error("archive object is damaged at byte {0}")]
 pub struct ArchiveError(pub usize);
 
-/// Name of the object that begins with a record: `raw/v1/2026/11/24/03/00000000000000000042.rec.zst`.
-pub fn object_path(first: StreamPosition, received_us: i64) -> Path {
+/// Name of the object that begins with the record at a place in the stream, `00000000000000000042` or
+/// `shard-sequence`: `raw/v1/2026/11/24/03/00000000000000000042.rec.zst`.
+pub fn object_path(place: &str, received_us: i64) -> Path {
     let hours = received_us.div_euclid(3_600_000_000);
     let (year, month, day) = civil_from_days(hours.div_euclid(24));
     let hour = hours.rem_euclid(24);
-    Path::from(format!("raw/v1/{year:04}/{month:02}/{day:02}/{hour:02}/{:020}.rec.zst", first.0))
+    Path::from(format!("raw/v1/{year:04}/{month:02}/{day:02}/{hour:02}/{place}.rec.zst"))
 }
 
 /// The content of an object before compression: each record with its length (u32, little endian) before it.
@@ -54,15 +57,25 @@ pub fn unpack(mut content: &[u8]) -> Result<Vec<Record>, ArchiveError> {
     Ok(records)
 }
 
+/// What to tell the ledger of archived records; garbage has no identity and no entry.
+pub fn ledger_entries<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<LedgerEntry> {
+    let entry = |record: &Record| {
+        let header = Envelope::parse(&record.payload).ok()?.header;
+        let range = LedgerRange::one(header.key(), Outcome::Archived);
+        (header.vehicle_id == record.vehicle_id).then_some((record.vehicle_id, range))
+    };
+    merged(records.into_iter().filter_map(entry).collect())
+}
+
 /// Writes one object; when it returns, the object is kept.
 pub async fn write(
     objects: &Arc<dyn ObjectStore>,
-    first: StreamPosition,
+    place: &str,
     received_us: i64,
     compressed: Vec<u8>,
 ) -> Result<(), PortError> {
     objects
-        .put(&object_path(first, received_us), compressed.into())
+        .put(&object_path(place, received_us), compressed.into())
         .await
         .map(|_| ())
         .map_err(|error| PortError::Unavailable { service: "object store", reason: error.to_string() })
@@ -76,7 +89,7 @@ mod tests {
 
     #[test]
     fn object_names_sort_by_hour_and_place() {
-        let path = object_path(StreamPosition(42), 1_635_188_455_020_850);
+        let path = object_path("00000000000000000042", 1_635_188_455_020_850);
         assert_eq!(path.as_ref(), "raw/v1/2021/10/25/19/00000000000000000042.rec.zst");
     }
 

@@ -14,6 +14,11 @@ macro_rules! counters {
         }
 
         impl Counters {
+            /// Every counter with its value.
+            pub fn values(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name.load(Ordering::Relaxed))),*]
+            }
+
             /// The Prometheus text format, version 0.0.4.
             pub fn prometheus(&self) -> String {
                 let mut out = String::new();

@@ -6,7 +6,8 @@ use subtle::ConstantTimeEq;
 
 use crate::ambient::Ambient;
 use crate::identity::KeyId;
-use crate::reference::{Principal, Role};
+use crate::ports::PortError;
+use crate::reference::{Principal, ReferenceDatabase, Role};
 
 /// What every key begins with, so that secret scanners find leaked ones.
 const KEY_PREFIX: &str = "cvk_";
@@ -45,6 +46,27 @@ impl ApiKey {
 
 fn hash(secret: &str) -> [u8; 32] {
     Sha256::digest(secret.as_bytes()).into()
+}
+
+/// Makes an admin key if there is none that works.
+pub async fn first_admin(
+    reference: &dyn ReferenceDatabase,
+    ambient: &Ambient,
+) -> Result<Option<ApiKey>, PortError> {
+    if reference.has_admin().await? {
+        return Ok(None);
+    }
+    another_admin(reference, ambient).await.map(Some)
+}
+
+/// Makes one more admin key.
+pub async fn another_admin(
+    reference: &dyn ReferenceDatabase,
+    ambient: &Ambient,
+) -> Result<ApiKey, PortError> {
+    let (key, principal) = ApiKey::random(Role::Admin, ambient);
+    reference.create_principal(&principal).await?;
+    Ok(key)
 }
 
 /// The two parts of a presented key; `None` where it has not the form of one.

@@ -15,8 +15,7 @@ use crate::alerts::{self, Opened, alert_grants};
 use crate::bus::{BusEvent, EventClass, Meta, SOURCE_DELIVERY};
 use crate::event::{self, AlertCause, Context, Rendered};
 use crate::identity::SubscriptionId;
-use crate::ports::PortError;
-use crate::reference::ReferenceDatabase;
+use crate::ports::{ManifestStore, PortError};
 use crate::snapshot::{Grant, Snapshot, SnapshotCell};
 
 /// Manifests held in memory at most; beyond it the memory is emptied and filled again.
@@ -24,14 +23,19 @@ const MANIFESTS_CACHED_MAX: usize = 10_000;
 
 /// Decoded manifests by their content address.
 pub struct ManifestCache {
-    reference: Arc<dyn ReferenceDatabase>,
+    store: Arc<dyn ManifestStore>,
     known: Mutex<HashMap<ManifestId, Arc<Manifest>>>,
 }
 
 impl ManifestCache {
-    /// An empty cache in front of the reference database.
-    pub fn new(reference: Arc<dyn ReferenceDatabase>) -> Self {
-        Self { reference, known: Mutex::default() }
+    /// An empty cache in front of where manifests are kept.
+    pub fn new(store: Arc<dyn ManifestStore>) -> Self {
+        Self { store, known: Mutex::default() }
+    }
+
+    /// Keeps a manifest that a vehicle uploaded.
+    pub async fn put(&self, id: ManifestId, encoding: &[u8]) -> Result<(), PortError> {
+        self.store.put_manifest(id, encoding).await
     }
 
     /// A manifest; `None` while nobody has uploaded it.
@@ -39,7 +43,7 @@ impl ManifestCache {
         if let Some(known) = lock(&self.known).get(&id) {
             return Ok(Some(Arc::clone(known)));
         }
-        let Some(encoding) = self.reference.manifest(id).await? else { return Ok(None) };
+        let Some(encoding) = self.store.manifest(id).await? else { return Ok(None) };
         let manifest = Manifest::decode(&encoding).map_err(|error| PortError::Refused {
             service: "reference database",
             reason: format!("manifest {id}: {error}"),

@@ -21,11 +21,11 @@ use crate::counters::{Counters, add};
 use crate::enrich::{Content, ManifestCache, decode_content, ordering_us};
 use crate::event::value_at;
 use crate::ledger::{LedgerEntry, LedgerRange, Outcome};
-use crate::ports::{Downlink, EventBus, EventStore, Novelty, PortError, SignalState, StoredEnvelope};
+use crate::ports::{
+    Downlink, EventBus, EventStore, Novelty, PortError, ReportSink, SignalState, StoredEnvelope,
+};
 use crate::quarantine::{Shelf, set_aside};
 use crate::record::Record;
-use crate::reference::ReferenceDatabase;
-use crate::steering::Steering;
 
 /// Ranges that one envelope reports as dropped, and earlier boots that it names, at most; agents split at 1,000.
 const ANNOUNCED_MAX: usize = 2_000;
@@ -40,9 +40,7 @@ pub struct Ingest {
     pub store: Arc<dyn EventStore>,
     /// The default bus.
     pub bus: Arc<dyn EventBus>,
-    /// Where manifests are kept.
-    pub reference: Arc<dyn ReferenceDatabase>,
-    /// Decoded manifests.
+    /// Manifests, decoded.
     pub manifests: Arc<ManifestCache>,
     /// Where quarantine and dead letters are kept.
     pub objects: Arc<dyn ObjectStore>,
@@ -50,8 +48,8 @@ pub struct Ingest {
     pub downlink: Arc<dyn Downlink>,
     /// Says which conditions an envelope opens.
     pub judge: Judge,
-    /// The closed loop, which takes what vehicles report.
-    pub steering: Arc<Steering>,
+    /// Takes what vehicles report of their campaigns.
+    pub reports: Arc<dyn ReportSink>,
     /// What is counted.
     pub counters: Arc<Counters>,
 }
@@ -73,18 +71,42 @@ enum Verdict<'r> {
 }
 
 impl Ingest {
+    /// Works off a batch, and sets aside what a service refuses for good: together with others a good record may be
+    /// refused, so then each is tried alone. An error means that a service is not available and nothing may be
+    /// checkpointed; the same batch must be given again.
+    pub async fn work_off(&self, records: &[Record]) -> Result<(), PortError> {
+        match self.handle(records).await {
+            Err(error) if !error.is_transient() => {
+                tracing::warn!(%error, records = records.len(), "ingest: a batch was refused, trying its records one by one");
+            }
+            outcome => return outcome,
+        }
+        for record in records {
+            match self.handle(std::slice::from_ref(record)).await {
+                Err(error) if !error.is_transient() => {
+                    let reason = error.to_string();
+                    tracing::error!(vehicle.id = %record.vehicle_id, reason, "ingest: record set aside as dead");
+                    set_aside(&self.objects, Shelf::DeadLetters, record, &reason).await?;
+                    add(&self.counters.records_dead, 1);
+                }
+                outcome => outcome?,
+            }
+        }
+        Ok(())
+    }
+
     /// Works off a batch. An error means that a service is not available and nothing may be checkpointed; the same
     /// batch must be given again.
     pub async fn handle(&self, records: &[Record]) -> Result<(), PortError> {
         let arrived = self.take_manifests(records).await?;
-        self.work_off(records).await?;
+        self.judge_all(records).await?;
         for manifest_id in arrived {
             loop {
                 let parked = self.store.parked(manifest_id, UNPARK_BATCH).await?;
                 if parked.is_empty() {
                     break;
                 }
-                self.work_off(&parked).await?;
+                self.judge_all(&parked).await?;
                 self.store.unpark(manifest_id, &parked).await?;
             }
         }
@@ -92,7 +114,7 @@ impl Ingest {
         Ok(())
     }
 
-    async fn work_off(&self, records: &[Record]) -> Result<(), PortError> {
+    async fn judge_all(&self, records: &[Record]) -> Result<(), PortError> {
         let mut waiting: HashSet<(VehicleId, ManifestId)> = HashSet::new();
         let mut valid = Vec::new();
         let mut entries: Vec<LedgerEntry> = Vec::new();
@@ -138,7 +160,7 @@ impl Ingest {
                 let Ok(encoding) = section.body() else { continue };
                 if Manifest::decode(&encoding).is_ok() {
                     let id = id_of_encoding(&encoding);
-                    self.reference.put_manifest(id, &encoding).await?;
+                    self.manifests.put(id, &encoding).await?;
                     arrived.insert(id);
                 }
             }
@@ -273,7 +295,7 @@ impl Ingest {
             let Ok(body) = section.body() else { continue };
             let Ok(report) = postcard::from_bytes::<Report>(&body) else { continue };
             add(&self.counters.reports, 1);
-            self.steering.handle_report(record.vehicle_id, &report, record.received_us).await?;
+            self.reports.take(record.vehicle_id, &report, record.received_us).await?;
         }
         Ok(())
     }

@@ -8,13 +8,17 @@
 //! | [`CustomerQueue`] | SQLite | SQS |
 //! | [`crate::reference::ReferenceDatabase`] | SQLite | PostgreSQL |
 //! | [`Provisioner`] | SQLite | Step Functions tasks |
-//! | [`Downlink`], [`WebhookSender`] | MQTT, HTTP | the same |
+//! | [`ManifestStore`] | SQLite | S3 |
+//! | [`ReportSink`] | in process | SQS |
+//! | [`Downlink`] | MQTT | SQS, then MQTT |
+//! | [`WebhookSender`] | HTTP | HTTP |
 //!
 //! Objects (archive, quarantine, dead letters) go through the `object_store` crate; secrets are given at start.
 
 use async_trait::async_trait;
 use convoy_protocol::downlink::Down;
 use convoy_protocol::id::{EnvelopeKey, ManifestId, VehicleId};
+use convoy_protocol::report::Report;
 use serde::{Deserialize, Serialize};
 
 use crate::bus::{BusEvent, BusName};
@@ -160,6 +164,22 @@ pub struct FeedPage {
     pub has_more: bool,
     /// Position before the oldest entry still kept; a reader behind it has lost events.
     pub oldest: u64,
+}
+
+/// Where manifests are kept, by the hash of their content: what is there never changes.
+#[async_trait]
+pub trait ManifestStore: Send + Sync {
+    /// Keeps a manifest's encoding; keeping it again changes nothing.
+    async fn put_manifest(&self, id: ManifestId, encoding: &[u8]) -> Result<(), PortError>;
+    /// A manifest's encoding; `None` while nobody has uploaded it.
+    async fn manifest(&self, id: ManifestId) -> Result<Option<Vec<u8>>, PortError>;
+}
+
+/// Takes what vehicles report of their campaigns.
+#[async_trait]
+pub trait ReportSink: Send + Sync {
+    /// Takes one report. It may come twice; a lost one is asked for again.
+    async fn take(&self, vehicle_id: VehicleId, report: &Report, received_us: i64) -> Result<(), PortError>;
 }
 
 /// Processed events, last known state, conditions, feeds, and envelopes that wait for their manifest.

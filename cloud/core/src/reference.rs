@@ -4,6 +4,7 @@
 //! crate that implements [`ReferenceDatabase`].
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use convoy_protocol::campaign::Campaign;
@@ -17,7 +18,7 @@ use crate::identity::{
     CustomerId, CustomerKey, ImportId, KeyId, OperationId, SubscriptionId, WebhookEndpointId,
 };
 use crate::mask::FieldSelection;
-use crate::ports::PortError;
+use crate::ports::{ManifestStore, PortError};
 
 /// A customer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -403,6 +404,20 @@ pub struct RoutingRows {
     pub packages: Vec<Package>,
     /// All subscriptions, ended ones too.
     pub subscriptions: Vec<Subscription>,
+}
+
+/// Manifests in the reference database.
+pub struct ReferenceManifests(pub Arc<dyn ReferenceDatabase>);
+
+#[async_trait]
+impl ManifestStore for ReferenceManifests {
+    async fn put_manifest(&self, id: ManifestId, encoding: &[u8]) -> Result<(), PortError> {
+        self.0.put_manifest(id, encoding).await
+    }
+
+    async fn manifest(&self, id: ManifestId) -> Result<Option<Vec<u8>>, PortError> {
+        self.0.manifest(id).await
+    }
 }
 
 /// The reference database.

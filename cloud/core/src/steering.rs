@@ -11,6 +11,7 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use convoy_protocol::campaign::Campaign;
 use convoy_protocol::desired::{DESIRED_BYTES_MAX, DesiredState, SIGNATURE_BYTES, seal, signed_message};
 use convoy_protocol::downlink::Down;
@@ -24,7 +25,7 @@ use crate::bus::{BusName, EventClass};
 use crate::counters::{Counters, add};
 use crate::enrich::Enriched;
 use crate::event::{self, AlertCause, Context};
-use crate::ports::{Downlink, EventBus, PortError};
+use crate::ports::{Downlink, EventBus, PortError, ReportSink};
 use crate::reference::{ReferenceDatabase, VehicleCampaigns};
 use crate::snapshot::{Snapshot, SnapshotCell};
 
@@ -60,6 +61,13 @@ pub struct Steering {
     pub counters: Arc<Counters>,
     /// Signs desired states.
     pub sign: Box<Signer>,
+}
+
+#[async_trait]
+impl ReportSink for Steering {
+    async fn take(&self, vehicle_id: VehicleId, report: &Report, received_us: i64) -> Result<(), PortError> {
+        self.handle_report(vehicle_id, report, received_us).await
+    }
 }
 
 impl Steering {

@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use convoy_cloud_core::archive::{OBJECT_BYTES_TARGET, pack, write};
+use convoy_cloud_core::archive::{OBJECT_BYTES_TARGET, ledger_entries, pack, write};
 use convoy_cloud_core::counters::{Counters, add};
-use convoy_cloud_core::ledger::{LedgerEntry, LedgerRange, Outcome, merged};
+use convoy_cloud_core::ledger::{LedgerEntry, merged};
 use convoy_cloud_core::ports::{EventStore, StreamPosition};
 use convoy_cloud_core::record::Record;
-use convoy_protocol::envelope::Envelope;
 use object_store::ObjectStore;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -100,7 +99,7 @@ fn fill(open: &mut Option<Open>, position: StreamPosition, record: &Record, ever
         deadline: Instant::now() + every,
     });
     let bytes = record.encode();
-    open.entries.extend(entry(record));
+    open.entries.extend(ledger_entries([record]));
     open.bytes += bytes.len();
     open.records.push(bytes);
 }
@@ -108,11 +107,12 @@ fn fill(open: &mut Option<Open>, position: StreamPosition, record: &Record, ever
 /// Writes an object, trying again until it is kept; `false` if shutdown came first.
 async fn close(archive: &Archive, open: Open, shutdown: &mut watch::Receiver<bool>) -> Result<bool> {
     let (first, received_us, entries) = (open.first, open.received_us, merged(open.entries));
+    let place = format!("{:020}", first.0);
     let compressed = tokio::task::spawn_blocking(move || {
         zstd::bulk::compress(&pack(open.records.iter().map(Vec::as_slice)), ZSTD_LEVEL)
     })
     .await??;
-    while let Err(error) = write(&archive.objects, first, received_us, compressed.clone()).await {
+    while let Err(error) = write(&archive.objects, &place, received_us, compressed.clone()).await {
         tracing::warn!(%error, "archive: object will be tried again");
         if !pause(RETRY, shutdown).await {
             return Ok(false);
@@ -125,11 +125,4 @@ async fn close(archive: &Archive, open: Open, shutdown: &mut watch::Receiver<boo
         }
     }
     Ok(true)
-}
-
-/// The ledger's entry for a record with an identity; garbage has none.
-fn entry(record: &Record) -> Option<LedgerEntry> {
-    let header = Envelope::parse(&record.payload).ok()?.header;
-    let range = LedgerRange::one(header.key(), Outcome::Archived);
-    (header.vehicle_id == record.vehicle_id).then_some((record.vehicle_id, range))
 }

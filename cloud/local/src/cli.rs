@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
-use convoy::admin_key;
-use convoy::config::{BrokerChoice, BrokerTls, BrokerUrl, Keep, MqttsConfig, ServeConfig};
+use convoy::config::{BrokerChoice, Keep, MqttsConfig, ServeConfig};
 use convoy::data_dir::DataDir;
 use convoy::demo::{self, DemoConfig};
-use convoy::serve::{self, system_ambient};
+use convoy::serve;
+use convoy_cloud_core::credential;
+use convoy_cloud_shell::ambient::system_ambient;
+use convoy_cloud_shell::broker_url::{BrokerTls, BrokerUrl};
 use convoy_reference::{Reference, VinKey};
 use ipnet::IpNet;
 
@@ -246,7 +248,7 @@ async fn another_admin_key(data_dir: PathBuf) -> Result<()> {
     }
     let data = DataDir::open(&data_dir)?;
     let reference = Reference::open_file(&data.path("reference.db"), &VinKey(data.key("vin"))).await?;
-    let key = admin_key::another(&reference, &system_ambient()).await?;
+    let key = credential::another_admin(&reference, &system_ambient()).await?;
     println!("{}", key.reveal());
     Ok(())
 }

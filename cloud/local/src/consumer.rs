@@ -6,8 +6,6 @@ use std::time::Duration;
 use anyhow::Result;
 use convoy_cloud_core::counters::add;
 use convoy_cloud_core::ingest::Ingest;
-use convoy_cloud_core::ports::PortError;
-use convoy_cloud_core::quarantine::{Shelf, set_aside};
 use convoy_cloud_core::record::Record;
 use convoy_segment_log::{Position, Reader};
 use tokio::sync::watch;
@@ -94,61 +92,16 @@ async fn work_off(
     stalled: &Stalled,
     shutdown: &mut watch::Receiver<bool>,
 ) -> bool {
-    match retry(ingest, records, stalled, shutdown).await {
-        None => return false,
-        Some(Ok(())) => return true,
-        Some(Err(error)) => {
-            tracing::warn!(%error, records = records.len(), "ingest: a batch was refused, trying its records one by one");
-        }
-    }
-    for record in records {
-        let one = std::slice::from_ref(record);
-        match retry(ingest, one, stalled, shutdown).await {
-            None => return false,
-            Some(Ok(())) => {}
-            Some(Err(error)) => {
-                let reason = error.to_string();
-                tracing::error!(vehicle.id = %record.vehicle_id, reason, "ingest: record set aside as dead");
-                let mut wait = RETRY_MIN;
-                while let Err(error) = set_aside(&ingest.objects, Shelf::DeadLetters, record, &reason).await {
-                    tracing::warn!(%error, "ingest: dead letter will be tried again");
-                    set_stalled(stalled, Some(error.to_string()));
-                    if !pause(wait, shutdown).await {
-                        return false;
-                    }
-                    wait = (wait * 2).min(RETRY_MAX);
-                }
-                set_stalled(stalled, None);
-                add(&ingest.counters.records_dead, 1);
-            }
-        }
-    }
-    true
-}
-
-/// Tries until it works or is refused for good; `None` at shutdown.
-async fn retry(
-    ingest: &Ingest,
-    records: &[Record],
-    stalled: &Stalled,
-    shutdown: &mut watch::Receiver<bool>,
-) -> Option<Result<(), PortError>> {
     let mut wait = RETRY_MIN;
-    loop {
-        let outcome = ingest.handle(records).await;
-        let error = match outcome {
-            Err(error) if error.is_transient() => error,
-            outcome => {
-                set_stalled(stalled, None);
-                return Some(outcome);
-            }
-        };
+    while let Err(error) = ingest.work_off(records).await {
         add(&ingest.counters.batches_retried, 1);
         tracing::warn!(%error, "ingest: batch will be tried again");
         set_stalled(stalled, Some(error.to_string()));
         if !pause(wait, shutdown).await {
-            return None;
+            return false;
         }
         wait = (wait * 2).min(RETRY_MAX);
     }
+    set_stalled(stalled, None);
+    true
 }

@@ -3,9 +3,7 @@
 //! The rules are those of `convoy-cloud-core`; here are the ports in their single-machine form (a segment log, SQLite,
 //! a folder of objects, an embedded MQTT broker) and the tasks that keep things moving.
 
-pub mod admin_key;
 pub mod archiver;
-pub mod bridge;
 pub mod broker;
 pub mod bus;
 pub mod config;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use convoy_cloud_core::ambient::Ambient;
 use convoy_cloud_core::archive::object_path;
-use convoy_cloud_core::ports::{PortError, StreamPosition};
+use convoy_cloud_core::ports::PortError;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use rusqlite::params;
@@ -110,7 +110,7 @@ impl Retention {
             reason: error.to_string(),
         };
         // Names sort by hour, so everything below the first name of the limit's hour is older.
-        let limit = object_path(StreamPosition(0), before_us);
+        let limit = object_path("0", before_us);
         let mut folders = vec![Path::from("raw/v1")];
         while let Some(folder) = folders.pop() {
             let listing = self.objects.list_with_delimiter(Some(&folder)).await.map_err(unavailable)?;

@@ -2,14 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use convoy_cloud_core::alerts::Judge;
 use convoy_cloud_core::ambient::Ambient;
 use convoy_cloud_core::api::{Api, router};
 use convoy_cloud_core::counters::Counters;
-use convoy_cloud_core::credential::ApiKey;
+use convoy_cloud_core::credential::{self, ApiKey};
 use convoy_cloud_core::cursor::CursorKey;
 use convoy_cloud_core::enrich::{Enricher, ManifestCache};
 use convoy_cloud_core::enrol::CertificateAuthority;
@@ -17,10 +17,15 @@ use convoy_cloud_core::identity::{OperationId, base32};
 use convoy_cloud_core::ingest::Ingest;
 use convoy_cloud_core::ports::{CustomerQueue, EventStore, PortError};
 use convoy_cloud_core::provision::Worker;
-use convoy_cloud_core::reference::{Operation, ReferenceDatabase};
+use convoy_cloud_core::reference::{Operation, ReferenceDatabase, ReferenceManifests};
 use convoy_cloud_core::snapshot::SnapshotCell;
 use convoy_cloud_core::steering::{Signer, Steering};
 use convoy_cloud_core::webhook::WebhookMasterKey;
+use convoy_cloud_shell::ambient::system_ambient;
+use convoy_cloud_shell::broker_url::{BrokerUrl, Login};
+use convoy_cloud_shell::campaign_signer::CampaignSigner;
+use convoy_cloud_shell::mqtt::{Bridge, MqttDownlink, Sharing, start_downlink};
+use convoy_cloud_shell::webhook_sender::{AddressPolicy, HttpSender};
 use convoy_reference::{Reference, VinKey};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
@@ -28,9 +33,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::bridge::{Bridge, MqttDownlink, start_downlink};
 use crate::bus::LocalBus;
-use crate::config::{BrokerChoice, BrokerUrl, Login, ServeConfig};
+use crate::config::{BrokerChoice, ServeConfig};
 use crate::consumer::{self, Stalled};
 use crate::data_dir::DataDir;
 use crate::database::Database;
@@ -41,11 +45,11 @@ use crate::mqtt_guard::Credentials;
 use crate::provisioner::SqliteProvisioner;
 use crate::queue::SqliteQueue;
 use crate::retention::Retention;
-use crate::steering::{self, CampaignSigner};
+use crate::steering;
 use crate::stream::LocalStream;
 use crate::vehicle_listener::{BrokerBehind, Limits, VehicleListener};
-use crate::webhook_sender::{AddressPolicy, HttpSender, Webhooks};
-use crate::{admin_key, archiver, broker, webhook_sender};
+use crate::webhook_sender::Webhooks;
+use crate::{archiver, broker, webhook_sender};
 
 /// Operations that wait to be carried out, at most; more stay in the database until the next start.
 const OPERATIONS_WAITING_MAX: usize = 10_000;
@@ -94,16 +98,6 @@ impl Running {
     }
 }
 
-/// The system's clock and randomness.
-pub fn system_ambient() -> Ambient {
-    let now_us = || {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX)
-    };
-    // Without random bytes no key may be made; the system call cannot fail once the system has booted.
-    Ambient::new(now_us, |bytes| getrandom::fill(bytes).expect("the system gives random bytes"))
-}
-
 /// The stores and what they need, opened.
 struct Stores {
     data: Arc<DataDir>,
@@ -116,6 +110,12 @@ struct Stores {
     stream: Arc<LocalStream>,
     snapshot: Arc<SnapshotCell>,
     ambient: Ambient,
+}
+
+impl Stores {
+    fn manifests(&self) -> Arc<ManifestCache> {
+        Arc::new(ManifestCache::new(Arc::new(ReferenceManifests(Arc::clone(&self.reference)))))
+    }
 }
 
 async fn open(config: &ServeConfig) -> Result<Stores> {
@@ -155,7 +155,7 @@ pub async fn start(config: ServeConfig) -> Result<Running> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let listener = TcpListener::bind(config.http).await.with_context(|| broker::taken(config.http))?;
     let stores = open(&config).await?;
-    let admin_key = admin_key::first(stores.reference.as_ref(), &stores.ambient).await?;
+    let admin_key = credential::first_admin(stores.reference.as_ref(), &stores.ambient).await?;
     let (shutdown, stop) = watch::channel(false);
     let Door { mqtt, mqtts, url, authority } = open_door(&config, &stores).await?;
     let signer = CampaignSigner::new(&stores.data.key("campaign"))?;
@@ -192,7 +192,7 @@ impl Running {
         (url, stalled, sign): (BrokerUrl, &Stalled, Box<Signer>),
         stop: &watch::Receiver<bool>,
     ) {
-        let manifests = Arc::new(ManifestCache::new(Arc::clone(&stores.reference)));
+        let manifests = stores.manifests();
         let bus = LocalBus {
             enricher: Enricher::new(Arc::clone(&manifests), Arc::clone(&stores.snapshot)),
             rules: stores.provisioner.rules(),
@@ -216,8 +216,7 @@ impl Running {
             store: Arc::clone(&stores.store),
             bus,
             judge: Judge::new(Arc::clone(&stores.snapshot), Arc::clone(&stores.store)),
-            steering,
-            reference: Arc::clone(&stores.reference),
+            reports: steering,
             manifests,
             objects: Arc::clone(&stores.objects),
             downlink: Arc::clone(downlink) as _,
@@ -238,6 +237,7 @@ impl Running {
             snapshot: Arc::clone(&stores.snapshot),
             counters: Arc::clone(&self.counters),
             ambient: stores.ambient.clone(),
+            sharing: Sharing::Alone,
         };
         let stop = stop.clone();
         self.tasks.spawn(async move { bridge.run(&url, stop).await });
@@ -296,7 +296,7 @@ impl Running {
             queue: Arc::new(stores.queue.clone()) as Arc<dyn CustomerQueue>,
             objects: Arc::clone(&stores.objects),
             snapshot: Arc::clone(&stores.snapshot),
-            manifests: Arc::new(ManifestCache::new(Arc::clone(&stores.reference))),
+            manifests: stores.manifests(),
             ambient: stores.ambient.clone(),
             cursor_key: CursorKey(stores.data.key("cursor")),
             webhook_key: WebhookMasterKey(stores.data.key("webhook")),

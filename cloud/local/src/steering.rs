@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
-use convoy_cloud_core::steering::{Signer, Steering};
-use ring::signature::{Ed25519KeyPair, KeyPair as _};
+use anyhow::Result;
+use convoy_cloud_core::steering::Steering;
 use tokio::sync::watch;
 
 use crate::consumer::pause;
@@ -17,33 +16,6 @@ const OVERDUE_LOOKS: u32 = 40;
 /// How often campaigns are worked out although no version changed, because grants begin and end with time, and are sent
 /// again where no report came, in looks.
 const ROUND_LOOKS: u32 = 240;
-
-/// The fleet's key for campaigns.
-pub struct CampaignSigner {
-    pair: Ed25519KeyPair,
-}
-
-impl CampaignSigner {
-    /// From the seed in the data folder.
-    pub fn new(seed: &[u8; 32]) -> Result<Self> {
-        let pair =
-            Ed25519KeyPair::from_seed_unchecked(seed).ok().context("make the key that signs campaigns")?;
-        Ok(Self { pair })
-    }
-
-    /// What vehicles are configured with: 64 hex digits.
-    pub fn public_key(&self) -> String {
-        self.pair.public_key().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-
-    /// Signs.
-    pub fn signer(self) -> Box<Signer> {
-        Box::new(move |message| {
-            let signature = self.pair.sign(message);
-            signature.as_ref().try_into().expect("an Ed25519 signature has 64 bytes")
-        })
-    }
-}
 
 /// Works until shutdown. What fails is done again at the next look.
 pub async fn run(steering: Arc<Steering>, mut shutdown: watch::Receiver<bool>) -> Result<()> {

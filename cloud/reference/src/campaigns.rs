@@ -57,7 +57,8 @@ fn vehicle_campaigns(row: &AnyRow) -> Result<VehicleCampaigns, PortError> {
 impl Reference {
     pub(crate) async fn all_campaigns(&self) -> Result<HashMap<VehicleId, VehicleCampaigns>, PortError> {
         let sql = format!("SELECT {COLUMNS} FROM vehicle_campaigns");
-        let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).fetch_all(&self.pool).await.map_err(port_error)?;
+        let rows =
+            sqlx::query(sqlx::AssertSqlSafe(sql)).fetch_all(self.pool().await?).await.map_err(port_error)?;
         rows.iter().map(|row| Ok((vehicle_id(row)?, vehicle_campaigns(row)?))).collect()
     }
 
@@ -68,7 +69,7 @@ impl Reference {
         let sql = format!("SELECT {COLUMNS} FROM vehicle_campaigns WHERE vehicle_id = $1");
         let row = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(vehicle.0.to_vec())
-            .fetch_optional(&self.pool)
+            .fetch_optional(self.pool().await?)
             .await
             .map_err(port_error)?;
         row.as_ref().map(vehicle_campaigns).transpose()
@@ -90,7 +91,7 @@ impl Reference {
             .bind(number(version)?)
             .bind(encode(&campaigns)?)
             .bind(now_us)
-            .execute(&self.pool)
+            .execute(self.pool().await?)
             .await
             .map(drop)
             .map_err(port_error)
@@ -115,7 +116,7 @@ impl Reference {
             .bind(received_us)
             .bind(report.version.map(number).transpose()?)
             .bind(encode(report)?)
-            .execute(&self.pool)
+            .execute(self.pool().await?)
             .await
             .map(drop)
             .map_err(port_error)
@@ -132,7 +133,7 @@ impl Reference {
         let rows = sqlx::query(sql)
             .bind(before_us)
             .bind(i64::from(limit))
-            .fetch_all(&self.pool)
+            .fetch_all(self.pool().await?)
             .await
             .map_err(port_error)?;
         let read = |row: &AnyRow| {
@@ -151,7 +152,7 @@ impl Reference {
         sqlx::query("UPDATE vehicle_campaigns SET overdue_raised = $2 WHERE vehicle_id = $1")
             .bind(vehicle.0.to_vec())
             .bind(number(version)?)
-            .execute(&self.pool)
+            .execute(self.pool().await?)
             .await
             .map(drop)
             .map_err(port_error)

@@ -23,7 +23,7 @@ impl Reference {
             .bind(token_hash.to_vec())
             .bind(vehicle.0.to_vec())
             .bind(expires_us)
-            .execute(&self.pool)
+            .execute(self.pool().await?)
             .await
             .map(drop)
             .map_err(port_error)
@@ -39,7 +39,7 @@ impl Reference {
         let row = sqlx::query(sql)
             .bind(token_hash.to_vec())
             .bind(now_us)
-            .fetch_optional(&self.pool)
+            .fetch_optional(self.pool().await?)
             .await
             .map_err(port_error)?;
         let Some(row) = row else { return Ok(None) };
@@ -54,7 +54,7 @@ impl Reference {
         (serial, not_after_us): ([u8; 16], i64),
         now_us: i64,
     ) -> Result<bool, PortError> {
-        let mut transaction = self.pool.begin().await.map_err(port_error)?;
+        let mut transaction = self.pool().await?.begin().await.map_err(port_error)?;
         let sql =
             "UPDATE enrolment SET used_us = $2 WHERE token_hash = $1 AND expires_us > $2 AND used_us IS NULL";
         let used = sqlx::query(sql)
@@ -82,7 +82,7 @@ impl Reference {
     }
 
     pub(crate) async fn store_revocation(&self, vehicle: VehicleId, now_us: i64) -> Result<u64, PortError> {
-        let mut transaction = self.pool.begin().await.map_err(port_error)?;
+        let mut transaction = self.pool().await?.begin().await.map_err(port_error)?;
         let mut changed = 0;
         // The tokens first: a claim that is under way has either entered its certificate or finds its token used.
         for sql in [
@@ -100,7 +100,7 @@ impl Reference {
     pub(crate) async fn all_revoked(&self, now_us: i64) -> Result<Vec<RevokedCertificate>, PortError> {
         let sql = "SELECT serial, revoked_us FROM vehicle_certificate \
                    WHERE revoked_us IS NOT NULL AND not_after_us > $1 ORDER BY revoked_us";
-        let rows = sqlx::query(sql).bind(now_us).fetch_all(&self.pool).await.map_err(port_error)?;
+        let rows = sqlx::query(sql).bind(now_us).fetch_all(self.pool().await?).await.map_err(port_error)?;
         rows.iter()
             .map(|row| {
                 let serial: Vec<u8> = row.try_get("serial").map_err(port_error)?;

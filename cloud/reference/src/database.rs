@@ -52,7 +52,7 @@ impl Reference {
         query: Query<'_, Any, AnyArguments>,
         read: impl Fn(&AnyRow) -> Result<T, PortError>,
     ) -> Result<Option<T>, PortError> {
-        query.fetch_optional(&self.pool).await.map_err(port_error)?.as_ref().map(read).transpose()
+        query.fetch_optional(self.pool().await?).await.map_err(port_error)?.as_ref().map(read).transpose()
     }
 
     async fn many<T>(
@@ -60,11 +60,11 @@ impl Reference {
         query: Query<'_, Any, AnyArguments>,
         read: impl Fn(&AnyRow) -> Result<T, PortError>,
     ) -> Result<Vec<T>, PortError> {
-        query.fetch_all(&self.pool).await.map_err(port_error)?.iter().map(read).collect()
+        query.fetch_all(self.pool().await?).await.map_err(port_error)?.iter().map(read).collect()
     }
 
     async fn write(&self, query: Query<'_, Any, AnyArguments>) -> Result<u64, PortError> {
-        query.execute(&self.pool).await.map(|done| done.rows_affected()).map_err(port_error)
+        query.execute(self.pool().await?).await.map(|done| done.rows_affected()).map_err(port_error)
     }
 }
 
@@ -95,7 +95,7 @@ async fn insert_operation(
 impl ReferenceDatabase for Reference {
     async fn create_customer(&self, customer: &Customer) -> Result<(), PortError> {
         let sealed = self.keys.seal_customer_key(&customer.id, &customer.key)?;
-        let mut transaction = self.pool.begin().await.map_err(port_error)?;
+        let mut transaction = self.pool().await?.begin().await.map_err(port_error)?;
         raise_routing_version(&mut transaction).await?;
         let sql =
             "INSERT INTO customer (id, name, pseudonym_key_encrypted, created_us) VALUES ($1, $2, $3, $4)";
@@ -170,7 +170,7 @@ impl ReferenceDatabase for Reference {
     }
 
     async fn packages(&self) -> Result<Vec<Package>, PortError> {
-        self.all_packages(&self.pool).await
+        self.all_packages(self.pool().await?).await
     }
 
     async fn create_endpoint(&self, endpoint: &WebhookEndpoint) -> Result<(), PortError> {
@@ -210,7 +210,7 @@ impl ReferenceDatabase for Reference {
             return Err(refused(format!("operation {} works on another subscription", operation.id)));
         }
         let terms = json(&subscription.terms, "terms")?;
-        let mut transaction = self.pool.begin().await.map_err(port_error)?;
+        let mut transaction = self.pool().await?.begin().await.map_err(port_error)?;
         if subscription.status == SubscriptionStatus::Active {
             raise_routing_version(&mut transaction).await?;
         }
@@ -248,7 +248,7 @@ impl ReferenceDatabase for Reference {
         id: &SubscriptionId,
         status: SubscriptionStatus,
     ) -> Result<(), PortError> {
-        let mut transaction = self.pool.begin().await.map_err(port_error)?;
+        let mut transaction = self.pool().await?.begin().await.map_err(port_error)?;
         // Only entering or leaving the active state touches routing.
         let touches = "UPDATE subscription SET status = $1 \
                        WHERE id = $2 AND status <> $1 AND (status = 'active' OR $1 = 'active')";
@@ -265,7 +265,7 @@ impl ReferenceDatabase for Reference {
     }
 
     async fn create_operation(&self, operation: &Operation) -> Result<(), PortError> {
-        insert_operation(&self.pool, operation).await
+        insert_operation(self.pool().await?, operation).await
     }
 
     async fn operation(&self, id: &OperationId) -> Result<Option<Operation>, PortError> {
@@ -411,7 +411,7 @@ impl ReferenceDatabase for Reference {
 
     async fn routing_rows(&self) -> Result<RoutingRows, PortError> {
         let mut transaction =
-            self.pool.begin_with(self.dialect.begin_snapshot()).await.map_err(port_error)?;
+            self.pool().await?.begin_with(self.dialect.begin_snapshot()).await.map_err(port_error)?;
         let connection: &mut AnyConnection = &mut transaction;
         let version =
             all(connection, "SELECT version FROM routing_version".into(), |row| rows::count(row, "version"))

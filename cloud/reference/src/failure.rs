@@ -39,8 +39,9 @@ pub(crate) fn port_error(error: sqlx::Error) -> PortError {
 /// SQLSTATE codes have five characters; SQLite's extended result codes are decimal numbers of at most four.
 fn is_transient(code: &str) -> bool {
     if code.len() == 5 {
-        // Connection exceptions, transaction rollbacks, insufficient resources, operator intervention.
-        return ["08", "40", "53", "57"].contains(&&code[..2]);
+        // Connection exceptions, wrong passwords (one may just be being changed), transaction rollbacks, insufficient
+        // resources, operator intervention.
+        return ["08", "28", "40", "53", "57"].contains(&&code[..2]);
     }
     /// SQLITE_BUSY, SQLITE_LOCKED, SQLITE_NOMEM, SQLITE_INTERRUPT, SQLITE_IOERR, SQLITE_FULL, SQLITE_CANTOPEN,
     /// SQLITE_PROTOCOL (locking).
@@ -55,10 +56,11 @@ mod tests {
 
     #[test]
     fn busy_and_full_are_retried_and_constraints_are_not() {
-        for code in ["5", "517", "13", "1546", "40001", "57P01"] {
+        for code in ["5", "517", "13", "1546", "08006", "28P01", "40001", "40P01", "53300", "57P01", "57P03"]
+        {
             assert!(is_transient(code), "{code}");
         }
-        for code in ["1", "19", "11", "26", "42601", "", "x"] {
+        for code in ["1", "19", "11", "26", "22021", "23505", "42601", "", "x"] {
             assert!(!is_transient(code), "{code}");
         }
     }

@@ -15,6 +15,8 @@ mod campaigns;
 mod certificates;
 mod database;
 mod failure;
+#[cfg(feature = "sqlite")]
+mod file;
 mod open;
 mod packages;
 mod rows;
@@ -22,5 +24,5 @@ mod schema;
 mod secret;
 mod vehicles;
 
-pub use open::Reference;
+pub use open::{OpenOptions, PasswordProvider, Reference};
 pub use secret::VinKey;

@@ -1,14 +1,16 @@
 //! Opening the database: pool, schema, key check, packages.
 
-use std::fmt::{self, Write as _};
-use std::path::Path;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use convoy_cloud_core::ports::PortError;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::{AnyPool, ConnectOptions as _, Connection as _, Row as _};
+use tokio::sync::OnceCell;
 
-use crate::failure::{port_error, refused};
+use crate::failure::{port_error, refused, unavailable};
 use crate::schema::{self, MIGRATIONS};
 use crate::secret::{Keyring, VinKey};
 
@@ -26,6 +28,33 @@ const PROBE_WAIT: Duration = Duration::from_millis(25);
 const SQLITE_PRAGMAS: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
     PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;";
 
+/// How a database is opened.
+#[derive(Debug, Clone)]
+pub struct OpenOptions {
+    /// Connections at most, 1 or more.
+    pub connections_max: u32,
+    /// How long a statement waits for a connection, the making of a new one included.
+    pub acquire_timeout: Duration,
+    /// Whether opening connects, makes or migrates the schema and stores the packages. Otherwise opening asks no
+    /// network; schema and key are checked at the first use, which is refused where either is another's.
+    pub migrate: bool,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self { connections_max: CONNECTIONS_MAX, acquire_timeout: ACQUIRE_TIMEOUT, migrate: true }
+    }
+}
+
+/// Gives the password for connections made from now on, in place of the url's. It is asked before every use of the
+/// pool, most of which make no connection: it should keep what is still good, and bound its own time.
+pub type PasswordProvider =
+    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<String, PortError>> + Send>> + Send + Sync>;
+
+/// A connection proxy shares its connections between clients, and pins one to a client that names a statement: so
+/// PostgreSQL's statements have no names unless the url says how many are kept.
+const STATEMENT_CACHE_CAPACITY: &str = "statement-cache-capacity";
+
 /// The database behind the common SQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dialect {
@@ -38,8 +67,11 @@ pub(crate) enum Dialect {
 impl Dialect {
     fn of(url: &str) -> Result<Self, PortError> {
         match url.split(':').next() {
-            Some("sqlite") => Ok(Self::Sqlite),
-            Some("postgres" | "postgresql") => Ok(Self::Postgres),
+            Some("sqlite") if cfg!(feature = "sqlite") => Ok(Self::Sqlite),
+            Some("postgres" | "postgresql") if cfg!(feature = "postgres") => Ok(Self::Postgres),
+            Some("sqlite" | "postgres" | "postgresql") => {
+                Err(refused("this program was built without the database that the url names"))
+            }
             _ => Err(refused("the url must begin with sqlite: or postgres:")),
         }
     }
@@ -55,9 +87,13 @@ impl Dialect {
 
 /// The reference database, open. Cloning is not needed: share it behind an `Arc`.
 pub struct Reference {
-    pub(crate) pool: AnyPool,
+    /// Only for opening and closing: all else asks [`Reference::pool`].
+    pool: AnyPool,
     pub(crate) keys: Keyring,
     pub(crate) dialect: Dialect,
+    password: Option<PasswordProvider>,
+    /// Set once schema and key are known to be ours.
+    checked: OnceCell<()>,
 }
 
 impl fmt::Debug for Reference {
@@ -67,13 +103,6 @@ impl fmt::Debug for Reference {
 }
 
 impl Reference {
-    /// Opens the SQLite database at `path`, creating the file where there is none; otherwise as [`Reference::open`].
-    pub async fn open_file(path: &Path, key: &VinKey) -> Result<Self, PortError> {
-        let absolute = std::path::absolute(path)
-            .map_err(|error| refused(format!("{} is not a usable path: {error}", path.display())))?;
-        Self::open(&sqlite_url(&absolute)?, key).await.map_err(|error| with_path(error, path))
-    }
-
     /// Opens the database at `url`: `sqlite:///absolute/file?mode=rwc` (`mode=rw` where the file must exist).
     ///
     /// Makes or migrates the schema; before migrating an existing SQLite file up, a backup of it is written beside
@@ -84,20 +113,69 @@ impl Reference {
     /// url is not usable, or it names a database in memory (each connection would have its own). `Unavailable` where
     /// the database cannot be reached or is locked.
     pub async fn open(url: &str, key: &VinKey) -> Result<Self, PortError> {
+        Self::open_with(url, key, &OpenOptions::default(), None).await
+    }
+
+    /// As [`Reference::open`], with options; `password`, if given, takes the place of the one in the url.
+    ///
+    /// # Errors
+    /// As [`Reference::open`], and what `password` says; without [`OpenOptions::migrate`] only a url that cannot work
+    /// is an error here.
+    pub async fn open_with(
+        url: &str,
+        key: &VinKey,
+        options: &OpenOptions,
+        password: Option<PasswordProvider>,
+    ) -> Result<Self, PortError> {
         let dialect = Dialect::of(url)?;
         if dialect == Dialect::Sqlite && (url.contains(":memory:") || url.contains("mode=memory")) {
             return Err(refused("a database in memory would not be shared by its connections: name a file"));
         }
         sqlx::any::install_default_drivers();
-        let options: AnyConnectOptions = url.parse().map_err(port_error)?;
-        let options = options.disable_statement_logging();
-        probe(&options, dialect).await?;
-        let pool = pool_options(dialect).connect_with(options).await.map_err(port_error)?;
-        let reference = Self { pool, keys: Keyring::derive(key), dialect };
-        schema::migrate(&reference.pool, dialect, MIGRATIONS).await?;
-        reference.check_key().await?;
-        reference.seed_packages().await?;
+        let connect = connect_options(url, dialect)?;
+        let pool = pool_options(options, dialect).connect_lazy_with(connect);
+        let checked = OnceCell::new();
+        let reference = Self { pool, keys: Keyring::derive(key), dialect, password, checked };
+        if options.migrate {
+            reference.migrate(options.acquire_timeout).await?;
+        }
         Ok(reference)
+    }
+
+    async fn migrate(&self, timeout: Duration) -> Result<(), PortError> {
+        self.renew_password().await?;
+        let probed = tokio::time::timeout(timeout, probe(&self.pool.connect_options(), self.dialect)).await;
+        probed.map_err(|_| unavailable(format!("no connection within {} s", timeout.as_secs())))??;
+        schema::migrate(&self.pool, self.dialect, MIGRATIONS).await?;
+        self.store_check_tag().await?;
+        self.pool().await?;
+        self.seed_packages().await
+    }
+
+    /// The connections, with the password of now, to a database whose schema and key are ours.
+    pub(crate) async fn pool(&self) -> Result<&AnyPool, PortError> {
+        self.renew_password().await?;
+        let check = async || {
+            schema::check(&self.pool, MIGRATIONS).await?;
+            self.check_key().await
+        };
+        self.checked.get_or_try_init(check).await?;
+        Ok(&self.pool)
+    }
+
+    async fn renew_password(&self) -> Result<(), PortError> {
+        let Some(password) = &self.password else { return Ok(()) };
+        let password = password().await?;
+        let now = self.pool.connect_options();
+        let mut options = AnyConnectOptions::clone(&now);
+        options
+            .database_url
+            .set_password(Some(&password))
+            .map_err(|()| refused("the url names no host, so it can have no password"))?;
+        if options.database_url != now.database_url {
+            self.pool.set_connect_options(options);
+        }
+        Ok(())
     }
 
     /// Closes all connections, once their statements are done.
@@ -105,20 +183,18 @@ impl Reference {
         self.pool.close().await;
     }
 
-    async fn check_key(&self) -> Result<(), PortError> {
-        let mut stored = self.stored_check_tag().await?;
-        if stored.is_none() {
-            sqlx::query(
-                "INSERT INTO key_check (only_row, tag) VALUES (1, $1) ON CONFLICT (only_row) DO NOTHING",
-            )
+    /// Stores the key's tag in a database that has none yet. Another process may be first, with another key.
+    async fn store_check_tag(&self) -> Result<(), PortError> {
+        sqlx::query("INSERT INTO key_check (only_row, tag) VALUES (1, $1) ON CONFLICT (only_row) DO NOTHING")
             .bind(self.keys.check_tag().as_slice())
             .execute(&self.pool)
             .await
-            .map_err(port_error)?;
-            // Another process may have been first, with another key.
-            stored = self.stored_check_tag().await?;
-        }
-        if stored.as_deref() == Some(self.keys.check_tag().as_slice()) {
+            .map(drop)
+            .map_err(port_error)
+    }
+
+    async fn check_key(&self) -> Result<(), PortError> {
+        if self.stored_check_tag().await?.as_deref() == Some(self.keys.check_tag().as_slice()) {
             return Ok(());
         }
         Err(refused("the vin key is not the one this database was made with: give the same key as before"))
@@ -158,20 +234,19 @@ async fn connect_once(options: &AnyConnectOptions, dialect: Dialect) -> Result<(
     connection.close().await
 }
 
-/// The error with the file's name, which the driver does not tell.
-fn with_path(error: PortError, path: &Path) -> PortError {
-    let named = |reason| format!("{}: {reason}", path.display());
-    match error {
-        PortError::Unavailable { service, reason } => {
-            PortError::Unavailable { service, reason: named(reason) }
-        }
-        PortError::Refused { service, reason } => PortError::Refused { service, reason: named(reason) },
-        PortError::Conflict { service, reason } => PortError::Conflict { service, reason: named(reason) },
+fn connect_options(url: &str, dialect: Dialect) -> Result<AnyConnectOptions, PortError> {
+    let mut options: AnyConnectOptions = url.parse().map_err(port_error)?;
+    let has_capacity = options.database_url.query_pairs().any(|(name, _)| name == STATEMENT_CACHE_CAPACITY);
+    if dialect == Dialect::Postgres && !has_capacity {
+        options.database_url.query_pairs_mut().append_pair(STATEMENT_CACHE_CAPACITY, "0");
     }
+    Ok(options.disable_statement_logging())
 }
 
-fn pool_options(dialect: Dialect) -> AnyPoolOptions {
-    let options = AnyPoolOptions::new().max_connections(CONNECTIONS_MAX).acquire_timeout(ACQUIRE_TIMEOUT);
+fn pool_options(options: &OpenOptions, dialect: Dialect) -> AnyPoolOptions {
+    let options = AnyPoolOptions::new()
+        .max_connections(options.connections_max)
+        .acquire_timeout(options.acquire_timeout);
     match dialect {
         Dialect::Postgres => options,
         Dialect::Sqlite => options.after_connect(|connection, _| {
@@ -180,31 +255,10 @@ fn pool_options(dialect: Dialect) -> AnyPoolOptions {
     }
 }
 
-/// The url of a SQLite file; all but the characters that no url changes are percent-encoded.
-fn sqlite_url(path: &Path) -> Result<String, PortError> {
-    let text = path.to_str().ok_or_else(|| refused(format!("{} is not UTF-8", path.display())))?;
-    let mut url = String::from("sqlite://");
-    for byte in text.bytes() {
-        match byte {
-            b'/' | b'-' | b'.' | b'_' | b'~' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => {
-                url.push(char::from(byte))
-            }
-            _ => write!(url, "%{byte:02X}").expect("a String takes every write"),
-        }
-    }
-    url.push_str("?mode=rwc");
-    Ok(url)
-}
-
 #[cfg(test)]
+#[cfg(feature = "sqlite")]
 mod tests {
     use super::*;
-
-    #[test]
-    fn file_names_with_url_characters_stay_file_names() {
-        let url = sqlite_url(Path::new("/srv/a b/100%/x?y#z.sqlite")).unwrap();
-        assert_eq!(url, "sqlite:///srv/a%20b/100%25/x%3Fy%23z.sqlite?mode=rwc");
-    }
 
     #[tokio::test]
     async fn urls_that_cannot_work_are_refused_with_a_sentence() {
@@ -237,12 +291,5 @@ mod tests {
             connections.push(connection);
         }
         assert_eq!(reference.pool.size(), CONNECTIONS_MAX);
-    }
-
-    #[tokio::test]
-    async fn file_in_a_missing_folder_is_named_at_once() {
-        let directory = tempfile::tempdir().unwrap();
-        let error = Reference::open_file(&directory.path().join("missing/r.sqlite"), &VinKey([1; 32])).await;
-        assert!(error.unwrap_err().to_string().contains("missing/r.sqlite: "));
     }
 }

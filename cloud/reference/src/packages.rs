@@ -106,7 +106,7 @@ const SEEDS: &[Seed] = &[
 impl Reference {
     /// Stores the packages that are not there yet, and raises the routing version where there was any.
     pub(crate) async fn seed_packages(&self) -> Result<(), PortError> {
-        let stored = self.all_packages(&self.pool).await?;
+        let stored = self.all_packages(self.pool().await?).await?;
         let is_stored = |seed: &&Seed| {
             stored.iter().any(|package| package.name == seed.name && package.version == seed.version)
         };
@@ -114,7 +114,7 @@ impl Reference {
         if missing.is_empty() {
             return Ok(());
         }
-        let mut transaction = self.pool.begin().await.map_err(port_error)?;
+        let mut transaction = self.pool().await?.begin().await.map_err(port_error)?;
         raise_routing_version(&mut transaction).await?;
         let mut inserted = 0;
         for seed in missing {

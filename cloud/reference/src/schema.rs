@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use convoy_cloud_core::ports::PortError;
-use sqlx::{AnyPool, AssertSqlSafe, Row as _};
+use sqlx::{Any, AnyPool, AssertSqlSafe, Row as _, Transaction};
 
 use crate::failure::{port_error, refused, unavailable};
 use crate::open::Dialect;
@@ -13,7 +13,7 @@ use crate::open::Dialect;
 pub(crate) struct Migration {
     /// The version it leads to; versions count from 1 without a gap.
     pub(crate) version: i64,
-    /// Statements for SQLite; for PostgreSQL, `BLOB` is read as `BYTEA`.
+    /// Statements for SQLite; for PostgreSQL, `BLOB` is read as `BYTEA` and `TEXT` as `TEXT COLLATE "C"`.
     pub(crate) sql: &'static str,
 }
 
@@ -25,6 +25,29 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration { version: 4, sql: include_str!("../migrations/0004_endpoint_class.sql") },
 ];
 
+/// The advisory lock that PostgreSQL's migrations hold: "Convoy" in ASCII. Without it, two programs that create the
+/// same table at once disturb each other, `IF NOT EXISTS` or not.
+const POSTGRES_LOCK: i64 = 0x43_6f_6e_76_6f_79;
+
+/// Refuses a schema that is not the newest one known here. Writes nothing.
+pub(crate) async fn check(pool: &AnyPool, migrations: &[Migration]) -> Result<(), PortError> {
+    let newest = migrations.last().map_or(0, |migration| migration.version);
+    let found = match stored_version(pool).await {
+        // No such table, in PostgreSQL and in SQLite.
+        Err(sqlx::Error::Database(error)) if ["42P01", "1"].contains(&&*error.code().unwrap_or_default()) => {
+            0
+        }
+        found => found.map_err(port_error)?,
+    };
+    if found == newest {
+        return Ok(());
+    }
+    Err(refused(format!(
+        "its schema has version {found} and this program needs version {newest}: migrate the database, or run the \
+         program it was migrated for"
+    )))
+}
+
 /// Brings the schema to the newest version, each step in a transaction of its own.
 pub(crate) async fn migrate(
     pool: &AnyPool,
@@ -32,7 +55,7 @@ pub(crate) async fn migrate(
     migrations: &[Migration],
 ) -> Result<(), PortError> {
     let newest = migrations.last().map_or(0, |migration| migration.version);
-    let found = version(pool).await?;
+    let found = version(pool, dialect).await?;
     if found > newest {
         return Err(refused(format!(
             "its schema has version {found} and this program knows versions up to {newest}: \
@@ -48,22 +71,40 @@ pub(crate) async fn migrate(
     Ok(())
 }
 
-/// The schema's version; 0 where there is none.
-async fn version(pool: &AnyPool) -> Result<i64, PortError> {
+/// The schema's version; 0 where there is none, and then the table for it is made.
+async fn version(pool: &AnyPool, dialect: Dialect) -> Result<i64, PortError> {
+    let mut transaction = begin(pool, dialect).await?;
     sqlx::raw_sql(
         "CREATE TABLE IF NOT EXISTS schema_version (\
          only_row BIGINT NOT NULL PRIMARY KEY CHECK (only_row = 1), version BIGINT NOT NULL)",
     )
-    .execute(pool)
+    .execute(&mut *transaction)
     .await
     .map_err(port_error)?;
-    let row =
-        sqlx::query("SELECT version FROM schema_version").fetch_optional(pool).await.map_err(port_error)?;
-    row.map_or(Ok(0), |row| row.try_get("version").map_err(port_error))
+    transaction.commit().await.map_err(port_error)?;
+    stored_version(pool).await.map_err(port_error)
+}
+
+async fn stored_version(pool: &AnyPool) -> Result<i64, sqlx::Error> {
+    let row = sqlx::query("SELECT version FROM schema_version").fetch_optional(pool).await?;
+    row.map_or(Ok(0), |row| row.try_get("version"))
+}
+
+/// A transaction; on PostgreSQL, the only one of its kind.
+async fn begin(pool: &AnyPool, dialect: Dialect) -> Result<Transaction<'static, Any>, PortError> {
+    let mut transaction = pool.begin().await.map_err(port_error)?;
+    if dialect == Dialect::Postgres {
+        sqlx::query("SELECT pg_advisory_xact_lock($1)")
+            .bind(POSTGRES_LOCK)
+            .execute(&mut *transaction)
+            .await
+            .map_err(port_error)?;
+    }
+    Ok(transaction)
 }
 
 async fn apply(pool: &AnyPool, dialect: Dialect, migration: &Migration) -> Result<(), PortError> {
-    let mut transaction = pool.begin().await.map_err(port_error)?;
+    let mut transaction = begin(pool, dialect).await?;
     let raised = sqlx::query(
         "INSERT INTO schema_version (only_row, version) VALUES (1, $1) \
          ON CONFLICT (only_row) DO UPDATE SET version = $1 WHERE schema_version.version = $2",
@@ -79,7 +120,8 @@ async fn apply(pool: &AnyPool, dialect: Dialect, migration: &Migration) -> Resul
     }
     let sql = match dialect {
         Dialect::Sqlite => migration.sql.to_owned(),
-        Dialect::Postgres => migration.sql.replace("BLOB", "BYTEA"),
+        // Text is compared and sorted byte by byte, as SQLite does, whatever the server's locale.
+        Dialect::Postgres => migration.sql.replace("BLOB", "BYTEA").replace(" TEXT", " TEXT COLLATE \"C\""),
     };
     // A compiled-in script without any value of a user.
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *transaction).await.map_err(port_error)?;
@@ -112,6 +154,7 @@ async fn backup(pool: &AnyPool, version: i64) -> Result<(), PortError> {
 }
 
 #[cfg(test)]
+#[cfg(feature = "sqlite")]
 mod tests {
     use sqlx::any::AnyPoolOptions;
 
@@ -144,10 +187,10 @@ mod tests {
 
         migrate(&database, Dialect::Sqlite, TWO).await.unwrap();
         assert_eq!(number(&database, "SELECT y FROM a").await, 8);
-        assert_eq!(version(&database).await.unwrap(), 2);
+        assert_eq!(version(&database, Dialect::Sqlite).await.unwrap(), 2);
         let copy = pool(&backup).await;
         assert_eq!(number(&copy, "SELECT x FROM a").await, 7);
-        assert_eq!(version(&copy).await.unwrap(), 1);
+        assert_eq!(version(&copy, Dialect::Sqlite).await.unwrap(), 1);
 
         migrate(&database, Dialect::Sqlite, TWO).await.unwrap();
         assert_eq!(number(&database, "SELECT COUNT(*) FROM a").await, 1);
@@ -165,7 +208,7 @@ mod tests {
             },
         ];
         assert!(migrate(&database, Dialect::Sqlite, &broken).await.is_err());
-        assert_eq!(version(&database).await.unwrap(), 1);
+        assert_eq!(version(&database, Dialect::Sqlite).await.unwrap(), 1);
         assert_eq!(number(&database, "SELECT COUNT(*) FROM a").await, 1);
     }
 

@@ -131,7 +131,7 @@ impl Reference {
     ) -> Result<Vec<MappingOutcome>, PortError> {
         let mut outcomes = Vec::with_capacity(mappings.len());
         let mut has_changed = false;
-        let mut transaction = self.pool.begin().await.map_err(port_error)?;
+        let mut transaction = self.pool().await?.begin().await.map_err(port_error)?;
         raise_routing_version(&mut transaction).await?;
         for round in mappings.chunks(ROUND_ROWS_MAX) {
             let (decided, changed) = self.map_round(&mut transaction, round, now_us).await?;

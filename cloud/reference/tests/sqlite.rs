@@ -1,4 +1,5 @@
 //! What is particular to the file: what it holds in clear, opening it again, two writers, other versions, other keys.
+#![cfg(feature = "sqlite")]
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 use std::path::Path;

@@ -11,7 +11,7 @@ use convoy_agent_core::decoder::Decoder;
 use convoy_agent_core::gateway::{FrameTimes, Gateway, GatewayConfig, Output};
 use convoy_agent_core::vss::VssMap;
 use convoy_protocol::campaign::{Campaign, WINDOW_MS_MAX};
-use convoy_protocol::frame::CanFrame;
+use convoy_protocol::frame::{CanFrame, CanId};
 use convoy_protocol::id::{BootId, VehicleId};
 use convoy_protocol::time::ClockQuality;
 use convoy_simulator::recording::Recording;
@@ -20,6 +20,11 @@ pub(crate) const TRUCK_LOG: &str = "css-j1939-truck-gps/11111111_00000012_000000
 pub(crate) const TRUCK_J1939: &str = "css-j1939-truck-gps/j1939_excerpt.dbc";
 pub(crate) const TRUCK_GPS: &str = "css-j1939-truck-gps/canmod-gps.dbc";
 pub(crate) const TRUCK_GPS_BUS: &str = "can2";
+
+const DRIVE_LOG: &str = "css-obd2-gnss-drive/7512BE4D_00000427_00000001_candump.log.gz";
+const DRIVE_OBD: &str = "css-obd2-gnss-drive/obd2_s01.dbc";
+const DRIVE_GPS: &str = "css-obd2-gnss-drive/canmod-gps.dbc";
+const DRIVE_GPS_BUS: &str = "can9";
 
 /// A log in memory and what its frames mean.
 pub(crate) struct Log {
@@ -51,6 +56,24 @@ pub(crate) fn truck() -> Result<Log> {
     load(TRUCK_LOG, &[(TRUCK_J1939, None), (TRUCK_GPS, Some(TRUCK_GPS_BUS))])
 }
 
+/// Half an hour in a passenger car: OBD-II answers and GNSS.
+pub(crate) fn drive() -> Result<Log> {
+    let mut log = load(DRIVE_LOG, &[(DRIVE_OBD, Some("can1")), (DRIVE_GPS, Some(DRIVE_GPS_BUS))])?;
+    for frame in &mut log.frames {
+        frame.id = as_canmod_gps(frame);
+    }
+    Ok(log)
+}
+
+/// The logger's own GNSS frames are those of a CANmod.gps under other ids, which nothing else in the log has.
+fn as_canmod_gps(frame: &CanFrame) -> CanId {
+    match frame.id {
+        CanId::Standard(id @ 101..=108) => CanId::Standard(id - 100),
+        CanId::Standard(111) => CanId::Standard(9),
+        id => id,
+    }
+}
+
 /// An envelope with samples, as a gateway made it.
 pub(crate) struct Batch {
     pub(crate) bytes: Vec<u8>,
@@ -61,13 +84,18 @@ pub(crate) struct Batch {
 /// the manifest.
 pub(crate) fn gateway(log: &Log, vehicle_id: VehicleId, batch_samples: u32) -> Gateway {
     let every_sample = Campaign { window_ms: WINDOW_MS_MAX, batch_samples, ..Campaign::everything() };
+    gateway_with(log, vehicle_id, every_sample)
+}
+
+/// A gateway that runs one campaign.
+pub(crate) fn gateway_with(log: &Log, vehicle_id: VehicleId, campaign: Campaign) -> Gateway {
     let boot_id = BootId { counter: 1, spool: 0x9f3c_0a6b_e21d_4477 };
     let config = GatewayConfig {
         agent_version: env!("CARGO_PKG_VERSION").into(),
         clock: ClockQuality::Ntp,
         monotonic_offset_us: 1_600_000_000_000_000,
         frame_times: FrameTimes::Recorded,
-        ..GatewayConfig::new(vehicle_id, boot_id, vec![every_sample])
+        ..GatewayConfig::new(vehicle_id, boot_id, vec![campaign])
     };
     let now_us = log.frames.first().map_or(0, |frame| frame.timestamp_us);
     Gateway::new(config, Arc::clone(&log.decoder), now_us)

@@ -295,6 +295,8 @@ pub(crate) struct Client {
     http: reqwest::Client,
     base: String,
     key: String,
+    /// Host that requests are sent for, where it is not the address.
+    host: Option<String>,
 }
 
 impl Client {
@@ -302,7 +304,12 @@ impl Client {
         // The provider of TLS is set once a process; a second call finds it set.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).build().unwrap();
-        Self { http: client, base: format!("http://{http}"), key: key.to_owned() }
+        Self { http: client, base: format!("http://{http}"), key: key.to_owned(), host: None }
+    }
+
+    /// Sends requests for a host of this name, to the same address.
+    pub(crate) fn behind(&self, host: &str) -> Self {
+        Self { host: Some(host.to_owned()), ..self.clone() }
     }
 
     pub(crate) fn with_key(&self, key: &str) -> Self {
@@ -311,7 +318,11 @@ impl Client {
 
     pub(crate) fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
         let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
-        self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.key)
+        let request = self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.key);
+        match &self.host {
+            Some(host) => request.header("host", host),
+            None => request,
+        }
     }
 
     /// Status alone; `None` where nobody answers.

@@ -64,6 +64,13 @@ const ROOMS: &[Room] = &[
         never: &["aws-*", "sqlx", "rusqlite", "tokio", "reqwest"],
     },
     Room {
+        name: "convoy-cloud-shell",
+        reason: "another heavy dependency: MQTT and HTTP clients, the same under both homes",
+        may_use: &["convoy-cloud-core", "convoy-protocol"],
+        tests_are_free: false,
+        never: &["aws-*", "sqlx", "rusqlite"],
+    },
+    Room {
         name: "convoy-reference",
         reason: "another heavy dependency: sqlx, and all SQL of the reference database",
         may_use: &["convoy-cloud-core", "convoy-protocol"],
@@ -75,6 +82,7 @@ const ROOMS: &[Room] = &[
         reason: "another deployable: the cloud on one machine, without the AWS SDK",
         may_use: &[
             "convoy-cloud-core",
+            "convoy-cloud-shell",
             "convoy-reference",
             "convoy-protocol",
             "convoy-segment-log",
@@ -82,6 +90,13 @@ const ROOMS: &[Room] = &[
         ],
         tests_are_free: false,
         never: &["aws-*"],
+    },
+    Room {
+        name: "convoy-aws",
+        reason: "another deployable: the bridge and the functions on AWS",
+        may_use: &["convoy-cloud-core", "convoy-cloud-shell", "convoy-reference", "convoy-protocol"],
+        tests_are_free: true,
+        never: &["rusqlite", "rumqttd"],
     },
     Room {
         name: "convoy-simulator",

@@ -6,14 +6,13 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request};
 use convoy::admin_key;
-use convoy::webhook_sender::AddressPolicy;
 use convoy_cloud_core::api::{Api, openapi, router};
 use convoy_cloud_core::credential::ApiKey;
 use convoy_cloud_core::cursor::CursorKey;
-use convoy_cloud_core::enrich::ManifestCache;
 use convoy_cloud_core::identity::{CustomerId, SubscriptionId};
 use convoy_cloud_core::reference::Role;
 use convoy_cloud_core::webhook::WebhookMasterKey;
+use convoy_cloud_shell::webhook_sender::AddressPolicy;
 use convoy_protocol::id::VehicleId;
 use serde_json::Value;
 use tower::ServiceExt as _;
@@ -75,7 +74,7 @@ impl Site {
             queue: Arc::clone(&world.queue),
             objects: Arc::clone(&world.objects),
             snapshot: Arc::clone(&world.snapshot),
-            manifests: Arc::new(ManifestCache::new(Arc::clone(&world.reference))),
+            manifests: world.manifests(),
             ambient: world.ambient.clone(),
             cursor_key: CursorKey([1; 32]),
             webhook_key: WebhookMasterKey([2; 32]),

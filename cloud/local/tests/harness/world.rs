@@ -22,8 +22,8 @@ use convoy_cloud_core::ports::{CustomerQueue, Downlink, EventBus, EventStore, Po
 use convoy_cloud_core::provision::{OperationStatus, Worker, plan_create};
 use convoy_cloud_core::record::{PartitionKey, Record};
 use convoy_cloud_core::reference::{
-    Customer, Delivery, EndpointClass, MappingOutcome, Operation, ReferenceDatabase, Subscription,
-    SubscriptionStatus, SubscriptionTerms, VehicleMapping, VehicleSelector,
+    Customer, Delivery, EndpointClass, MappingOutcome, Operation, ReferenceDatabase, ReferenceManifests,
+    Subscription, SubscriptionStatus, SubscriptionTerms, VehicleMapping, VehicleSelector,
 };
 use convoy_cloud_core::snapshot::SnapshotCell;
 use convoy_cloud_core::steering::Steering;
@@ -130,7 +130,7 @@ impl World {
     }
 
     pub(crate) fn ingest_over(&self, store: Arc<dyn EventStore>, queue: Arc<dyn CustomerQueue>) -> Ingest {
-        let manifests = Arc::new(ManifestCache::new(Arc::clone(&self.reference)));
+        let manifests = self.manifests();
         let bus = LocalBus {
             enricher: Enricher::new(Arc::clone(&manifests), Arc::clone(&self.snapshot)),
             rules: self.provisioner.rules(),
@@ -143,14 +143,17 @@ impl World {
         Ingest {
             judge: Judge::new(Arc::clone(&self.snapshot), Arc::clone(&store)),
             store,
-            steering: Arc::new(self.steering(Arc::clone(&bus) as _)),
+            reports: Arc::new(self.steering(Arc::clone(&bus) as _)),
             bus,
-            reference: Arc::clone(&self.reference),
             manifests,
             objects: Arc::clone(&self.objects),
             downlink: Arc::clone(&self.downlink) as _,
             counters: Arc::clone(&self.counters),
         }
+    }
+
+    pub(crate) fn manifests(&self) -> Arc<ManifestCache> {
+        Arc::new(ManifestCache::new(Arc::new(ReferenceManifests(Arc::clone(&self.reference)))))
     }
 
     /// The closed loop over these ports, signing with nothing.

@@ -134,7 +134,7 @@ async fn vehicle_that_does_not_report_raises_one_alert_a_version() {
         Threshold { path: "Vehicle.Speed".into(), side: ThresholdSide::Above, limit: 90.0, hysteresis: 0.0 };
     let terms = SubscriptionTerms { thresholds: vec![limit], ..everything() };
     let subscription = world.subscribe(&customer, "alerts", terms).await;
-    let steering = Arc::clone(&world.ingest().steering);
+    let steering = world.steering(world.ingest().bus);
     steering.refresh().await.unwrap();
     world.advance(OVERDUE_US);
     steering.raise_overdue().await.unwrap();

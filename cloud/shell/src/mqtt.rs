@@ -25,7 +25,7 @@ use rumqttc::{
 };
 use tokio::sync::{mpsc, watch};
 
-use crate::config::BrokerUrl;
+use crate::broker_url::BrokerUrl;
 
 /// Publishes that wait for the stream, at most; beyond it the connection is not read.
 const WAITING_MAX: usize = 4_096;
@@ -55,6 +55,27 @@ pub struct Bridge {
     pub counters: Arc<Counters>,
     /// The clock.
     pub ambient: Ambient,
+    /// How vehicles are shared with other bridges.
+    pub sharing: Sharing,
+}
+
+/// How the vehicles' publishes come to bridges.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sharing {
+    /// All to this one.
+    Alone,
+    /// Each to one of the bridges that name the same group: `$share/GROUP/...` (MQTT 5, and 3.1.1 with brokers that
+    /// know it). One vehicle's may come to several bridges, so their order in the stream is not promised.
+    Group(String),
+}
+
+impl Sharing {
+    fn filter(&self) -> String {
+        match self {
+            Self::Alone => topic::UPLINK_FILTER.to_owned(),
+            Self::Group(group) => format!("$share/{group}/{}", topic::UPLINK_FILTER),
+        }
+    }
 }
 
 /// Publishes to vehicles.
@@ -131,6 +152,7 @@ pub fn start_downlink(
 /// Where the reading connection hands on what it reads.
 struct Uplink {
     client: AsyncClient,
+    filter: String,
     publishes: mpsc::Sender<Publish>,
 }
 
@@ -142,6 +164,7 @@ async fn drive(
     uplink: Option<Uplink>,
 ) {
     let mut wait = RECONNECT_MIN;
+    let filter = uplink.as_ref().map_or("", |uplink| &uplink.filter);
     loop {
         let event = tokio::select! {
             event = events.poll() => event,
@@ -152,7 +175,7 @@ async fn drive(
                 wait = RECONNECT_MIN;
                 connected.store(uplink.is_none(), Ordering::Relaxed);
                 if let Some(uplink) = &uplink
-                    && uplink.client.try_subscribe(topic::UPLINK_FILTER, QoS::AtMostOnce).is_err()
+                    && uplink.client.try_subscribe(&uplink.filter, QoS::AtMostOnce).is_err()
                 {
                     tracing::error!("bridge: no room for the subscription, connecting again");
                     events.clean();
@@ -162,10 +185,7 @@ async fn drive(
                 let is_granted = !ack.return_codes.contains(&SubscribeReasonCode::Failure);
                 connected.store(is_granted, Ordering::Relaxed);
                 if !is_granted {
-                    tracing::error!(
-                        "bridge: the broker refuses {}: check its access list",
-                        topic::UPLINK_FILTER
-                    );
+                    tracing::error!("bridge: the broker refuses {filter}: check its access list");
                 }
             }
             Ok(Event::Incoming(Packet::Publish(publish))) => {
@@ -196,7 +216,7 @@ impl Bridge {
         let id = format!("convoy-up-{:016x}", u64::from_le_bytes(self.ambient.random()));
         let (client, events) = AsyncClient::new(options(url, id)?, REQUESTS_MAX);
         let (publishes, mut waiting) = mpsc::channel(WAITING_MAX);
-        let uplink = Uplink { client, publishes };
+        let uplink = Uplink { client, filter: self.sharing.filter(), publishes };
         let reader =
             tokio::spawn(drive(events, Arc::clone(&self.downlink.subscribed), shutdown, Some(uplink)));
         let mut batch = Vec::new();

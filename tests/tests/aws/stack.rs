@@ -1,0 +1,279 @@
+//! The deployed stack: emulator, database, broker, template, bridge.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Client, Customer, Process, binary, free_address, mosquitto, repository, until};
+
+const REGION: &str = "eu-central-1";
+const STACK: &str = "convoy";
+
+/// What `cargo xtask test aws` names.
+fn told(name: &str) -> PathBuf {
+    let value =
+        std::env::var_os(name).unwrap_or_else(|| panic!("{name} is not set: run `cargo xtask test aws`"));
+    PathBuf::from(value)
+}
+
+/// Initialises a database cluster in a new folder, starts it on port `$2` with the programs in `$1`, and ends it when
+/// standard input ends, which is when the process that started it does.
+const POSTGRES: &str = r#"
+set -e
+data=$(mktemp -d "${TMPDIR:-/tmp}/convoy-postgres.XXXXXX")
+trap 'rm -rf "$data"' EXIT
+"$1/initdb" -D "$data" -U convoy --auth=trust --no-sync --encoding=UTF8 --locale=C >/dev/null
+"$1/pg_ctl" -D "$data" -l "$data/log" -w start >/dev/null \
+    -o "-c listen_addresses=127.0.0.1 -c port=$2 -c unix_socket_directories= -c fsync=off"
+echo ready
+cat >/dev/null
+"$1/pg_ctl" -D "$data" -m immediate stop >/dev/null || true
+"#;
+
+/// A PostgreSQL of this test's own. The server refuses to run as root.
+fn postgres(address: SocketAddr) -> Child {
+    let bin = told("CONVOY_POSTGRES_BIN");
+    let is_root = Command::new("id").arg("-u").output().unwrap().stdout.trim_ascii() == b"0";
+    let mut command = if is_root { Command::new("runuser") } else { Command::new("sh") };
+    if is_root {
+        command.args(["-u", "postgres", "--", "sh"]).current_dir("/");
+    }
+    let mut shell = command
+        .args(["-c", POSTGRES, "postgres"])
+        .arg(bin)
+        .arg(address.port().to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(shell.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line.trim(), "ready", "PostgreSQL does not start: see its messages above");
+    shell
+}
+
+/// A deployment, its bridge and its broker; all of it ends with this.
+pub(crate) struct Stack {
+    pub(crate) url: String,
+    pub(crate) outputs: Value,
+    pub(crate) admin: Client,
+    pub(crate) mqtt: SocketAddr,
+    pub(crate) campaign_key: String,
+    pub(crate) bridge: Process,
+    pub(crate) emulator: Process,
+    fleet: Client,
+    _broker: Process,
+    _database: Child,
+}
+
+impl Stack {
+    /// Deploys the template and starts the bridge.
+    pub(crate) async fn deploy(dir: &Path) -> Self {
+        let database_address = free_address();
+        let database = postgres(database_address);
+        let (emulator, url) = start_emulator(dir).await;
+        let cli = Cli { url: url.clone() };
+        cli.run(&["s3", "mb", "s3://code"]);
+        cli.run(&["s3", "cp", told("CONVOY_LAMBDA_ZIP").to_str().unwrap(), "s3://code/bootstrap.zip"]);
+        let template = repository("cloud/aws/deploy/template.yaml");
+        cli.run(&["s3", "cp", template.to_str().unwrap(), "s3://code/template.yaml"]);
+        let database_url = format!("postgres://convoy@{database_address}/postgres?sslmode=disable");
+        let outputs = create(&cli, &database_url).await;
+        let setup = cli.invoke("convoy-provision", &json!({"setup": true}), dir);
+        let admin = Self::client(&url, &outputs["AdminApiId"]).with_key(setup["admin_key"].as_str().unwrap());
+        let fleet = Self::client(&url, &outputs["FleetApiId"]);
+        let mqtt = free_address();
+        let broker = mosquitto(dir, mqtt);
+        let bridge = start_bridge(dir, &url, &outputs, mqtt);
+        let campaign_key = setup["campaign_key"].as_str().unwrap().to_owned();
+        Self {
+            url,
+            outputs,
+            admin,
+            mqtt,
+            campaign_key,
+            bridge,
+            emulator,
+            fleet,
+            _broker: broker,
+            _database: database,
+        }
+    }
+
+    fn client(url: &str, api_id: &Value) -> Client {
+        let address: SocketAddr = url.trim_start_matches("http://").parse().unwrap();
+        let host = format!("{}.execute-api.localhost:{}", api_id.as_str().unwrap(), address.port());
+        Client::new(address, "").behind(&host)
+    }
+
+    pub(crate) fn cli(&self) -> Cli {
+        Cli { url: self.url.clone() }
+    }
+
+    pub(crate) fn output(&self, name: &str) -> &str {
+        self.outputs[name].as_str().unwrap_or_else(|| panic!("the stack has no output {name}"))
+    }
+
+    /// A new customer with a key.
+    pub(crate) async fn customer(&self, name: &str) -> Customer {
+        let created = self.admin.post("/admin/v1/customers", &json!({"name": name})).await;
+        let id = created["id"].as_str().unwrap().to_owned();
+        let key = self.admin.post(&format!("/admin/v1/customers/{id}/keys"), &json!({})).await;
+        let client = self.fleet.with_key(key["api_key"].as_str().unwrap());
+        Customer { id, client, key_id: key["key_id"].as_str().unwrap().to_owned() }
+    }
+
+    /// Puts a vehicle map into the bucket and waits for the loader's report.
+    pub(crate) async fn import(&self, dir: &Path, rows: &[(&str, &str, &str)]) {
+        let mut csv = "vin,customer_id,vehicle_id,valid_from\n".to_owned();
+        for (vin, customer, vehicle) in rows {
+            csv += &format!("{vin},{customer},{vehicle},2020-01-01T00:00:00Z\n");
+        }
+        let file = dir.join("fleet.csv");
+        std::fs::write(&file, csv).unwrap();
+        let bucket = self.output("Bucket");
+        self.cli().run(&["s3", "cp", file.to_str().unwrap(), &format!("s3://{bucket}/inbox/our fleet.csv")]);
+        until("the loader has loaded the vehicle map", || async {
+            let imports = self.admin.get("/admin/v1/imports").await;
+            let imports = imports.as_array().or(imports["data"].as_array()).cloned().unwrap_or_default();
+            let import = imports.first()?.clone();
+            assert_eq!(import["accepted"], rows.len(), "{import}");
+            Some(())
+        })
+        .await;
+    }
+
+    /// Subscribes and waits until the state machine has made everything; gives the subscription's id.
+    pub(crate) async fn subscribe(&self, customer: &Customer, request: Value) -> String {
+        let path = format!("/admin/v1/customers/{}/subscriptions", customer.id);
+        let accepted = self.admin.post(&path, &request).await;
+        let operation = format!("/admin/v1/operations/{}", accepted["operation_id"].as_str().unwrap());
+        until("the subscription is provisioned", || async {
+            let state = self.admin.get(&operation).await;
+            assert!(matches!(state["status"].as_str(), Some("running" | "succeeded")), "{state}");
+            (state["status"] == "succeeded").then_some(())
+        })
+        .await;
+        accepted["subscription_id"].as_str().unwrap().to_owned()
+    }
+}
+
+/// The AWS command line against the emulator.
+pub(crate) struct Cli {
+    url: String,
+}
+
+impl Cli {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Value {
+        let mut command = Command::new(told("CONVOY_AWS_CLI"));
+        command.args(["--endpoint-url", &self.url, "--region", REGION, "--output", "json"]).args(arguments);
+        command.env("AWS_ENDPOINT_URL", &self.url);
+        let done = credentials(&mut command).output().unwrap();
+        let (out, error) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        assert!(done.status.success(), "aws {arguments:?}: {error}");
+        serde_json::from_str(&out).unwrap_or(Value::Null)
+    }
+
+    fn invoke(&self, function: &str, payload: &Value, dir: &Path) -> Value {
+        let answer = dir.join("answer.json");
+        let payload = payload.to_string();
+        let arguments = ["lambda", "invoke", "--function-name", function, "--payload", &payload];
+        let file = answer.to_str().unwrap();
+        let status = self.run(&[arguments.as_slice(), &[file]].concat());
+        let answer: Value = serde_json::from_reader(File::open(&answer).unwrap()).unwrap();
+        assert!(status["FunctionError"].is_null(), "{function}: {answer}");
+        answer
+    }
+}
+
+fn credentials(command: &mut Command) -> &mut Command {
+    command
+        .env("AWS_ACCESS_KEY_ID", "test")
+        .env("AWS_SECRET_ACCESS_KEY", "test")
+        .env("AWS_REGION", REGION)
+        .env_remove("AWS_PROFILE")
+}
+
+async fn start_emulator(dir: &Path) -> (Process, String) {
+    let address = free_address();
+    let url = format!("http://{address}");
+    let mut command = Command::new(told("CONVOY_MINISTACK"));
+    command
+        .env("GATEWAY_PORT", address.port().to_string())
+        .env("BIND_HOST", "127.0.0.1")
+        .env("MINISTACK_HOST", "localhost")
+        .env("IOT_MTLS_ENABLED", "0")
+        .env("STATE_DIR", dir.join("emulator"))
+        .env("S3_DATA_DIR", dir.join("s3"))
+        .current_dir(dir);
+    let process = Process::start(&mut command, &dir.join("emulator.log"));
+    let client = Client::new(address, "");
+    until("the emulator answers", || async {
+        client.status("/_ministack/health").await.filter(|s| *s == 200)
+    })
+    .await;
+    (process, url)
+}
+
+async fn create(cli: &Cli, database_url: &str) -> Value {
+    let parameter = |name: &str, value: &str| format!("ParameterKey={name},ParameterValue={value}");
+    let parameters = [
+        parameter("CodeBucket", "code"),
+        parameter("CodeKey", "bootstrap.zip"),
+        parameter("Architecture", "x86_64"),
+        parameter("BucketName", "convoy-data"),
+        parameter("DatabaseUrl", database_url),
+        parameter("EndpointUrl", &cli.url),
+        parameter("Emulator", "true"),
+        parameter("ArchiveWindowS", "1"),
+        parameter("WebhookAllow", "127.0.0.0/8"),
+    ];
+    let template = format!("{}/code/template.yaml", cli.url);
+    let mut arguments =
+        vec!["cloudformation", "create-stack", "--stack-name", STACK, "--template-url", &template];
+    arguments.extend(["--capabilities", "CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "--parameters"]);
+    arguments.extend(parameters.iter().map(String::as_str));
+    cli.run(&arguments);
+    until("the stack is created", || async {
+        let stacks = cli.run(&["cloudformation", "describe-stacks", "--stack-name", STACK]);
+        let stack = &stacks["Stacks"][0];
+        match stack["StackStatus"].as_str().unwrap() {
+            "CREATE_COMPLETE" => {
+                let outputs = stack["Outputs"].as_array().unwrap().iter();
+                let outputs = outputs
+                    .map(|one| (one["OutputKey"].as_str().unwrap().to_owned(), one["OutputValue"].clone()));
+                Some(Value::Object(outputs.collect()))
+            }
+            status => {
+                assert!(status.ends_with("IN_PROGRESS") && !status.contains("ROLLBACK"), "{stack}");
+                None
+            }
+        }
+    })
+    .await
+}
+
+fn start_bridge(dir: &Path, url: &str, outputs: &Value, mqtt: SocketAddr) -> Process {
+    let output = |name: &str| outputs[name].as_str().unwrap().to_owned();
+    let mut command = Command::new(binary_of_the_deployment("convoy-bridge"));
+    credentials(&mut command)
+        .env("AWS_ENDPOINT_URL", url)
+        .env("CONVOY_BROKER", format!("mqtt://{mqtt}"))
+        .env("CONVOY_STREAM", output("Stream"))
+        .env("CONVOY_BUCKET", output("Bucket"))
+        .env("CONVOY_SECRET", output("Secret"))
+        .env("CONVOY_DOWNLINK_QUEUE", output("DownlinkQueue"));
+    Process::start(&mut command, &dir.join("bridge.log"))
+}
+
+/// A program that is built with the functions.
+fn binary_of_the_deployment(name: &str) -> PathBuf {
+    match std::env::var_os("CONVOY_AWS_BIN") {
+        Some(folder) => Path::new(&folder).join(name),
+        None => binary(name),
+    }
+}

@@ -1,0 +1,84 @@
+//! Tools that come from PyPI, in a virtual environment of the target folder: AWS's own command lines, the template's
+//! linters, and the emulator that suites run against.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::{command, run_streaming, shown, target_dir};
+
+/// Pinned, so that a suite says the same tomorrow. The emulator's gaps that the template works around are this one's.
+const PINNED: &[&str] =
+    &["awscli==1.46.3", "aws-sam-cli==1.167.0", "cfn-lint==1.53.3", "ministack[full]==1.5.33"];
+
+/// Written when all is installed: what is in the environment.
+const MARK: &str = "installed.txt";
+
+/// The programs of the environment.
+#[derive(Debug, Clone)]
+pub(crate) struct Tools {
+    bin: PathBuf,
+}
+
+impl Tools {
+    /// Path of a program.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        self.bin.join(name)
+    }
+}
+
+/// The tools, installed at the first call (a minute or two) and found by the later ones.
+///
+/// # Errors
+/// Where this machine has no Python with venv, or PyPI is out of reach.
+pub(crate) fn tools() -> Result<Tools> {
+    let folder = target_dir()?.join("tools/aws");
+    let tools = Tools { bin: folder.join("bin") };
+    let mark = folder.join(MARK);
+    let pinned = PINNED.join("\n");
+    if std::fs::read_to_string(&mark).is_ok_and(|installed| installed == pinned) {
+        return Ok(tools);
+    }
+    install(&folder)?;
+    std::fs::write(&mark, pinned).with_context(|| format!("write {}", mark.display()))?;
+    Ok(tools)
+}
+
+fn install(folder: &Path) -> Result<()> {
+    println!("installing {} into {}, once", PINNED.join(", "), folder.display());
+    let started = Instant::now();
+    // What an interrupted or older installation left behind would be mixed with this one.
+    if folder.exists() {
+        std::fs::remove_dir_all(folder).with_context(|| format!("remove {}", folder.display()))?;
+    }
+    let mut make = command("python3");
+    make.args(["-m", "venv"]).arg(folder);
+    run(make, "Python 3.10 or newer with its venv module is needed (Debian: apt-get install python3-venv)")?;
+    let mut install = command(folder.join("bin/python"));
+    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PINNED);
+    run(install, "see pip's message above; it needs PyPI or a mirror of it")?;
+    println!("installed in {:.0} s", started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn run(mut command: std::process::Command, hint: &str) -> Result<()> {
+    let status = run_streaming(&mut command, |line| println!("{line}"))?;
+    if !status.success() {
+        bail!("`{}` failed ({status}): {hint}", shown(&command));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tool_is_pinned_to_one_version() {
+        for tool in PINNED {
+            let version = tool.split_once("==").map(|(_, version)| version).unwrap_or_default();
+            assert!(version.split('.').count() == 3, "{tool}");
+        }
+    }
+}
