@@ -28,11 +28,12 @@ use crate::dynamodb::{DynamoEventStore, Tables};
 use crate::environment::{Environment, Function, names};
 use crate::error::port_error;
 use crate::eventbridge::ClassicBus;
+use crate::eventbridge_v2::DeliveryBusV2;
 use crate::failure::Failure;
 use crate::keys::Keys;
 use crate::manifests::ObjectManifests;
 use crate::objects;
-use crate::provisioner::{AwsProvisioner, Stack};
+use crate::provisioner::{AwsProvisioner, Clients, DeliveryBus, Settings};
 use crate::reports::ReportQueue;
 use crate::routing::RoutingObject;
 use crate::sqs::SqsQueue;
@@ -93,6 +94,10 @@ impl Deployment {
 
     fn sqs(&self) -> aws_sdk_sqs::Client {
         aws_sdk_sqs::Client::new(&self.sdk)
+    }
+
+    fn events_v2(&self) -> aws_sdk_eventbridgev2::Client {
+        aws_sdk_eventbridgev2::Client::new(&self.sdk)
     }
 
     fn events(&self) -> aws_sdk_eventbridge::Client {
@@ -176,7 +181,22 @@ impl Deployment {
     /// The delivery bus.
     pub fn delivery_bus(&self) -> Result<Arc<dyn EventBus>, Failure> {
         let name = self.required(names::DELIVERY_BUS)?;
+        if self.is_v2()? {
+            return Ok(Arc::new(DeliveryBusV2::new(self.events_v2(), name, self.ambient.clone())));
+        }
         Ok(Arc::new(ClassicBus::new(self.events(), None, Some(name), self.ambient.clone())))
+    }
+
+    /// Is the delivery bus one of the API `eventbridgev2`?
+    fn is_v2(&self) -> Result<bool, Failure> {
+        match self.environment.get(names::BUS) {
+            None | Some("classic") => Ok(false),
+            Some("v2") => Ok(true),
+            Some(other) => {
+                let reason = format!("{} is {other:?}, it must be classic or v2", names::BUS);
+                Err(misconfigured(anyhow::anyhow!(reason)))
+            }
+        }
     }
 
     /// The way to vehicles through the bridge.
@@ -229,16 +249,18 @@ impl Deployment {
 
     /// What makes customers' resources.
     pub async fn provisioner(&self) -> Result<Arc<dyn Provisioner>, Failure> {
-        let stack = Stack {
+        let bus = self.required(names::DELIVERY_BUS)?;
+        let settings = Settings {
             prefix: self.required(names::QUEUE_PREFIX)?,
-            delivery_bus: self.required(names::DELIVERY_BUS)?,
-            feed_function: self.required(names::FEED_FUNCTION)?,
+            bus: if self.is_v2()? { DeliveryBus::V2(bus) } else { DeliveryBus::Classic(bus) },
+            feed_function_arn: self.required(names::FEED_FUNCTION)?,
             webhook_queue_arn: self.required(names::WEBHOOK_QUEUE_ARN)?,
             rule_dead_queue_arn: self.required(names::RULE_DEAD_QUEUE_ARN)?,
-            target_role: self.required(names::TARGET_ROLE)?,
+            target_role_arn: self.required(names::TARGET_ROLE)?,
         };
+        let clients = Clients { sqs: self.sqs(), events: self.events(), events_v2: self.events_v2() };
         let (reference, key) = (self.reference().await?, self.keys().await?.webhook.clone());
-        Ok(Arc::new(AwsProvisioner::new(self.sqs(), self.events(), stack, reference, key)))
+        Ok(Arc::new(AwsProvisioner::new(settings, clients, reference, key)?))
     }
 
     fn address_policy(&self) -> Result<AddressPolicy, Failure> {

@@ -5,8 +5,9 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use aws_config::timeout::TimeoutConfig;
 use aws_sdk_sqs::Client;
+use aws_sdk_sqs::config::Config;
+use aws_sdk_sqs::config::timeout::TimeoutConfig;
 use aws_sdk_sqs::types::DeleteMessageBatchRequestEntry;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,28 +16,45 @@ use convoy_protocol::downlink::Down;
 use convoy_protocol::id::VehicleId;
 use serde::{Deserialize, Serialize};
 
+use crate::clients::CONNECT_TIMEOUT;
 use crate::error::{port_error, refused};
 
-/// Messages taken at once.
+const SERVICE: &str = "SQS";
+/// Messages taken at once, SQS's limit.
 const MESSAGES_MAX: i32 = 10;
 /// How long one look waits for a message, seconds; SQS's limit.
 const WAIT_S: i32 = 20;
-/// An answer comes after this time at the latest.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// One look ends after this time: longer than it may wait.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// Which of a vehicle's topics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Way {
+pub enum Kind {
+    /// An acknowledgement.
     Ack,
-    State,
+    /// A request.
+    Request,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Letter {
-    vehicle_id: String,
-    way: Way,
-    payload: String,
+    vehicle: String,
+    kind: Kind,
+    /// Base 64 of the encoded message.
+    bytes: String,
+}
+
+/// A message on its way down, taken from the queue; it comes again unless it is settled.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Taken {
+    /// To which vehicle.
+    pub vehicle_id: VehicleId,
+    /// On which of its topics.
+    pub kind: Kind,
+    /// What is said.
+    pub down: Down,
+    receipt: String,
 }
 
 /// Both sides of the queue.
@@ -52,70 +70,96 @@ impl SqsDownlink {
         Self { client, url: url.into() }
     }
 
-    async fn send(&self, vehicle_id: VehicleId, way: Way, down: &Down) -> Result<(), PortError> {
-        let letter =
-            Letter { vehicle_id: vehicle_id.to_string(), way, payload: STANDARD.encode(down.encode()) };
+    async fn send(&self, vehicle_id: VehicleId, kind: Kind, down: &Down) -> Result<(), PortError> {
+        let letter = Letter { vehicle: vehicle_id.to_string(), kind, bytes: STANDARD.encode(down.encode()) };
         let body = serde_json::to_string(&letter).expect("a letter is plain data");
         let sent = self.client.send_message().queue_url(&self.url).message_body(body).send().await;
-        sent.map(drop).map_err(|error| port_error("SQS", &error))
+        sent.map(drop).map_err(|error| port_error(SERVICE, &error))
     }
 
-    /// Waits up to 20 s for messages and publishes them through `to`; what cannot be published is left to time out.
-    pub async fn forward(&self, to: &dyn Downlink) -> Result<(), PortError> {
-        let patience = TimeoutConfig::builder().operation_attempt_timeout(PATIENCE).build();
-        let received = self
+    /// Waits up to 20 s for messages, at most ten. What cannot be read is deleted.
+    pub async fn take(&self) -> Result<Vec<Taken>, PortError> {
+        let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT);
+        let timeouts = timeouts.operation_attempt_timeout(LOOK_TIMEOUT).build();
+        let answer = self
             .client
             .receive_message()
             .queue_url(&self.url)
             .max_number_of_messages(MESSAGES_MAX)
             .wait_time_seconds(WAIT_S)
             .customize()
-            .config_override(aws_sdk_sqs::Config::builder().timeout_config(patience))
+            .config_override(Config::builder().timeout_config(timeouts))
             .send()
             .await
-            .map_err(|error| port_error("SQS", &error))?;
-        let mut done = Vec::new();
-        for (index, message) in received.messages.unwrap_or_default().into_iter().enumerate() {
-            match message.body.as_deref().and_then(read) {
-                Some((vehicle_id, way, down)) => {
-                    let sent = match way {
-                        Way::Ack => to.ack(vehicle_id, &down).await,
-                        Way::State => to.request(vehicle_id, &down).await,
-                    };
-                    if let Err(error) = sent {
-                        tracing::warn!(vehicle.id = %vehicle_id, %error, "downlink: not published, it comes again");
-                        continue;
-                    }
-                }
-                None => tracing::error!("downlink: a message that cannot be read is left out"),
-            }
+            .map_err(|error| port_error(SERVICE, &error))?;
+        let (mut taken, mut unreadable) = (Vec::new(), Vec::new());
+        for message in answer.messages.unwrap_or_default() {
             let receipt = message.receipt_handle.unwrap_or_default();
-            let entry =
-                DeleteMessageBatchRequestEntry::builder().id(index.to_string()).receipt_handle(receipt);
-            done.push(entry.build().map_err(|error| refused("SQS", error.to_string()))?);
+            match message.body.as_deref().and_then(read) {
+                Some((vehicle_id, kind, down)) => taken.push(Taken { vehicle_id, kind, down, receipt }),
+                None => unreadable.push(receipt),
+            }
         }
-        if done.is_empty() {
+        if !unreadable.is_empty() {
+            tracing::error!(
+                messages = unreadable.len(),
+                "downlink: messages that cannot be read are left out"
+            );
+            self.delete(unreadable).await?;
+        }
+        Ok(taken)
+    }
+
+    /// Deletes messages that were published; one whose deletion fails is published again, which a vehicle does not mind.
+    pub async fn settle(&self, published: Vec<Taken>) -> Result<(), PortError> {
+        self.delete(published.into_iter().map(|taken| taken.receipt).collect()).await
+    }
+
+    async fn delete(&self, receipts: Vec<String>) -> Result<(), PortError> {
+        if receipts.is_empty() {
             return Ok(());
         }
-        let deleted =
-            self.client.delete_message_batch().queue_url(&self.url).set_entries(Some(done)).send().await;
-        deleted.map(drop).map_err(|error| port_error("SQS", &error))
+        let entry = |(index, receipt): (usize, String)| {
+            DeleteMessageBatchRequestEntry::builder().id(index.to_string()).receipt_handle(receipt).build()
+        };
+        let entries = receipts.into_iter().enumerate().map(entry).collect::<Result<Vec<_>, _>>();
+        let entries = entries.map_err(|error| refused(SERVICE, error.to_string()))?;
+        let call = self.client.delete_message_batch().queue_url(&self.url).set_entries(Some(entries));
+        call.send().await.map(drop).map_err(|error| port_error(SERVICE, &error))
+    }
+
+    /// Waits for messages and publishes them through `to`; what cannot be published comes again.
+    pub async fn forward(&self, to: &dyn Downlink) -> Result<(), PortError> {
+        let mut published = Vec::new();
+        for taken in self.take().await? {
+            let sent = match taken.kind {
+                Kind::Ack => to.ack(taken.vehicle_id, &taken.down).await,
+                Kind::Request => to.request(taken.vehicle_id, &taken.down).await,
+            };
+            match sent {
+                Ok(()) => published.push(taken),
+                Err(error) => {
+                    tracing::warn!(vehicle.id = %taken.vehicle_id, %error, "downlink: not published, it comes again");
+                }
+            }
+        }
+        self.settle(published).await
     }
 }
 
-fn read(body: &str) -> Option<(VehicleId, Way, Down)> {
+fn read(body: &str) -> Option<(VehicleId, Kind, Down)> {
     let letter: Letter = serde_json::from_str(body).ok()?;
-    let down = Down::decode(&STANDARD.decode(letter.payload).ok()?).ok()?;
-    Some((letter.vehicle_id.parse().ok()?, letter.way, down))
+    let down = Down::decode(&STANDARD.decode(letter.bytes).ok()?).ok()?;
+    Some((letter.vehicle.parse().ok()?, letter.kind, down))
 }
 
 #[async_trait]
 impl Downlink for SqsDownlink {
     async fn ack(&self, vehicle_id: VehicleId, down: &Down) -> Result<(), PortError> {
-        self.send(vehicle_id, Way::Ack, down).await
+        self.send(vehicle_id, Kind::Ack, down).await
     }
 
     async fn request(&self, vehicle_id: VehicleId, down: &Down) -> Result<(), PortError> {
-        self.send(vehicle_id, Way::State, down).await
+        self.send(vehicle_id, Kind::Request, down).await
     }
 }

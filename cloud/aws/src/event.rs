@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// A batch of the stream, from Kinesis or from Kafka.
 #[derive(Debug, Default, Deserialize)]
@@ -129,7 +129,7 @@ pub struct BusDelivery {
     /// What it is.
     pub detail_type: String,
     /// Its content.
-    pub detail: Value,
+    pub detail: Box<RawValue>,
 }
 
 /// A batch of an SQS queue.

@@ -1,8 +1,8 @@
 //! Rules: which events go to which target, as EventBridge event patterns.
 //!
-//! The patterns are a fixed subset of EventBridge's (exact values, `prefix`, `anything-but`, `exists`, `numeric`),
-//! so that one machine and AWS decide alike; anything else is refused when the rule is made. Matching is done by
-//! `quamina`, whose cost does not grow with the number of rules.
+//! The patterns are a fixed subset of EventBridge's (exact values, `prefix`, `anything-but`, `exists` once and alone,
+//! `numeric`), so that one machine and AWS decide alike; anything else is refused when the rule is made. Matching is done
+//! by `quamina`, whose cost does not grow with the number of rules.
 
 use quamina::Quamina;
 use serde::{Deserialize, Serialize};
@@ -104,9 +104,21 @@ pub fn check_pattern(pattern: &str) -> Result<(), PatternError> {
     }
     let value: Value =
         serde_json::from_str(pattern).map_err(|error| PatternError::Json(error.to_string()))?;
+    // The matcher here forgets a field that must be missing where another such test comes right before it.
+    if exists_tests(&value) > 1 {
+        return Err(unsupported("/", "exists may be used once in a pattern"));
+    }
     match value {
         Value::Object(fields) if !fields.is_empty() => check_object(&fields, "", 1),
         _ => Err(PatternError::Json("it must be an object with at least one field".into())),
+    }
+}
+
+fn exists_tests(pattern: &Value) -> usize {
+    match pattern {
+        Value::Object(fields) => fields.values().map(exists_tests).sum(),
+        Value::Array(tests) => tests.iter().filter(|test| test.get("exists").is_some()).count(),
+        _ => 0,
     }
 }
 
@@ -127,6 +139,10 @@ fn check_object(fields: &serde_json::Map<String, Value>, at: &str, depth: usize)
             Value::Object(inner) if !inner.is_empty() => check_object(inner, &at, depth + 1)?,
             Value::Array(tests) if !tests.is_empty() => {
                 tests.iter().try_for_each(|test| check_test(test, &at))?;
+                // EventBridge takes either test, the matcher here takes `exists` for the whole.
+                if tests.len() > 1 && tests.iter().any(|test| test.get("exists").is_some()) {
+                    return Err(unsupported(&at, "exists must be the only test of its field"));
+                }
             }
             _ => return Err(unsupported(&at, "expected a non-empty object or array")),
         }
@@ -160,7 +176,8 @@ fn check_test(test: &Value, at: &str) -> Result<(), PatternError> {
     if fits { Ok(()) } else { Err(unsupported(at, format!("operator {name} has a wrong argument"))) }
 }
 
-/// `[">=", 5]` or `[">", 0, "<=", 5]`.
+/// `[">=", 5]` or `[">=", 0, "<", 5]`. EventBridge takes `>` in a range too, but the matcher here takes it for `>=` where
+/// the encoding of the lower limit begins that of the upper one.
 fn is_numeric_test(argument: &Value) -> bool {
     let Value::Array(parts) = argument else { return false };
     let is_bound = |operator: &Value, limit: &Value, allowed: &[&str]| {
@@ -169,7 +186,7 @@ fn is_numeric_test(argument: &Value) -> bool {
     match parts.as_slice() {
         [operator, limit] => is_bound(operator, limit, &["=", "<", "<=", ">", ">="]),
         [low, low_limit, high, high_limit] => {
-            is_bound(low, low_limit, &[">", ">="]) && is_bound(high, high_limit, &["<", "<="])
+            is_bound(low, low_limit, &[">="]) && is_bound(high, high_limit, &["<", "<="])
         }
         _ => false,
     }
@@ -199,9 +216,8 @@ impl RuleSet {
         self.matching_json(&event.pattern_json())
     }
 
-    /// The rules that match an event given as JSON.
+    /// Rules that match an event in EventBridge's shape, JSON; none for what is no JSON.
     pub fn matching_json(&self, event: &[u8]) -> Vec<&Rule> {
-        // The JSON is our own serialisation, so the matcher cannot fail to read it.
         let mut found = self.matcher.matches_for_event(event).unwrap_or_default();
         found.sort_unstable();
         found.dedup();
@@ -239,7 +255,8 @@ mod tests {
             (r#"{"detail":{"meta":{"class":[{"anything-but":"alert"}]}}}"#, false),
             (r#"{"detail":{"meta":{"count":[{"numeric":[">=",5]}]}}}"#, true),
             (r#"{"detail":{"meta":{"count":[{"numeric":[">",5]}]}}}"#, false),
-            (r#"{"detail":{"meta":{"count":[{"numeric":[">",0,"<=",5]}]}}}"#, true),
+            (r#"{"detail":{"meta":{"count":[{"numeric":[">=",0,"<=",5]}]}}}"#, true),
+            (r#"{"detail":{"meta":{"count":[{"numeric":[">=",0,"<",5]}]}}}"#, false),
             (r#"{"detail":{"meta":{"count":[5.0]}}}"#, true),
             (r#"{"detail":{"meta":{"tags":["b"]}}}"#, true),
             (r#"{"detail":{"meta":{"missing":[{"exists":false}]}}}"#, true),
@@ -256,8 +273,12 @@ mod tests {
             (r#"{"source":[{"suffix":"x"}]}"#, "/source"),
             (r#"{"source":[{"wildcard":"x*"}]}"#, "/source"),
             (r#"{"detail":{"a":[{"numeric":["<",5,">",1]}]}}"#, "/detail/a"),
+            (r#"{"detail":{"a":[{"numeric":[">",0,"<",300]}]}}"#, "/detail/a"),
             (r#"{"detail":{"$or":[{"a":[1]}]}}"#, "/detail/$or"),
             (r#"{"source":"x"}"#, "/source"),
+            (r#"{"source":["x",{"exists":true}]}"#, "/source"),
+            (r#"{"detail":{"a":[{"exists":false},{"anything-but":1}]}}"#, "/detail/a"),
+            (r#"{"source":[{"exists":true}],"detail":{"a":[{"exists":false}]}}"#, "/"),
             (r#"{"source":[]}"#, "/source"),
         ] {
             match check_pattern(pattern) {

@@ -8,7 +8,7 @@ use convoy_cloud_core::ports::{PortError, WebhookSender};
 use convoy_cloud_core::reference::{ReferenceDatabase, WebhookEndpoint};
 use convoy_cloud_core::webhook::{Next, Poster, WebhookMasterKey};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::deployment::Deployment;
 use crate::entry::unpack_delivery;
@@ -30,7 +30,7 @@ pub struct State {
 #[derive(Debug, Deserialize)]
 struct Posting {
     endpoint_id: String,
-    event: Value,
+    event: Box<RawValue>,
 }
 
 impl State {

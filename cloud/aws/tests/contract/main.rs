@@ -2,11 +2,17 @@
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 mod cost;
+mod customer_queue;
 mod dynamodb;
 mod feed;
 mod objects;
+mod provisioner;
+mod rules;
 mod stream;
+mod subscriber;
 
+#[path = "../harness/customers.rs"]
+mod customers;
 #[path = "../harness/emulator.rs"]
 mod emulator;
 #[path = "../harness/fake.rs"]

@@ -33,6 +33,13 @@ impl Request {
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
+
+    /// The body of a service that speaks `rpc-v2-cbor`, and its operation.
+    pub(crate) fn cbor(&self) -> (&str, Value) {
+        assert_eq!(self.headers["smithy-protocol"], "rpc-v2-cbor");
+        let (_, operation) = self.uri.path().rsplit_once('/').unwrap();
+        (operation, ciborium::from_reader(&self.body[..]).unwrap())
+    }
 }
 
 /// What becomes of a request.
@@ -40,6 +47,10 @@ impl Request {
 pub(crate) enum Reply {
     /// This answer.
     Answer(u16, Value),
+    /// This answer, CBOR.
+    Cbor(u16, Value),
+    /// Never an answer.
+    Silence,
     /// The service behind answers.
     Forward,
     /// The service behind does what was asked, and its answer gets lost.
@@ -112,6 +123,13 @@ async fn handle(
             let status = StatusCode::from_u16(status).unwrap();
             (status, [("content-type", "application/x-amz-json-1.1")], body.to_string()).into_response()
         }
+        Reply::Cbor(status, body) => {
+            let (status, mut bytes) = (StatusCode::from_u16(status).unwrap(), Vec::new());
+            ciborium::into_writer(&body, &mut bytes).unwrap();
+            let headers = [("content-type", "application/cbor"), ("smithy-protocol", "rpc-v2-cbor")];
+            (status, headers, bytes).into_response()
+        }
+        Reply::Silence => std::future::pending().await,
         Reply::Forward => forward(&shared, request).await,
         Reply::ForwardAndLose => {
             forward(&shared, request).await;
