@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::command::{cargo, run_streaming, shown};
+use crate::command::{cargo, command, run_streaming, shown};
+use crate::python::{self, Tools};
 use crate::table::{Align, render};
 use crate::tally::Tally;
 use crate::{check, install};
@@ -20,6 +21,8 @@ enum Need {
     Mosquitto,
     /// Debian's PostgreSQL, for the reference database on a server of its own.
     Postgres,
+    /// The emulator of AWS and the template's linters, from PyPI.
+    AwsTools,
 }
 
 /// How a suite is run.
@@ -33,6 +36,8 @@ enum Run {
     Tests(&'static [&'static [&'static str]]),
     /// The test program of this name, built for release, counted in the same way.
     ReleaseTests(&'static str),
+    /// The linters of the AWS template, each counted as one step.
+    Template,
 }
 
 /// The features of a dependency are united over the packages that a command names. All commands of
@@ -60,8 +65,8 @@ const SUITES: &[Suite] = &[
     Suite {
         name: "unit",
         about: "unit, golden, scenario, property and documentation tests of every crate",
-        // For the vehicle's rights on a broker of its own, and the reference database.
-        needs: &[Need::Mosquitto, Need::Postgres],
+        // For the vehicle's rights on a broker of its own, the reference database, and the ports on AWS.
+        needs: &[Need::Mosquitto, Need::Postgres, Need::AwsTools],
         // The simulator's own test programs are the suites below.
         run: Run::Tests(&[
             &["test", "--no-fail-fast", "--workspace", "--lib", "--bins"],
@@ -74,6 +79,12 @@ const SUITES: &[Suite] = &[
         about: "crate arrows, sizes, names and words of the source tree",
         needs: &[],
         run: Run::Tests(&[&["test", "--workspace", "--test", "tidy"]]),
+    },
+    Suite {
+        name: "template",
+        about: "the AWS template under cfn-lint and sam validate",
+        needs: &[Need::AwsTools],
+        run: Run::Template,
     },
     Suite {
         name: BUILD,
@@ -172,6 +183,8 @@ struct Session {
     mosquitto: Option<Result<(), String>>,
     /// The folder with its programs; as above.
     postgres: Option<Result<PathBuf, String>>,
+    /// As above.
+    aws_tools: Option<Result<Tools, String>>,
     /// Sentences about what was skipped or counted in an unusual way, repeated below the table.
     remarks: Vec<String>,
 }
@@ -196,7 +209,17 @@ impl Session {
                 Err(reason) => tally += self.without(suite.name, "PostgreSQL", &reason),
             }
         }
+        if suite.needs.contains(&Need::AwsTools) {
+            match self.aws_tools() {
+                Ok(tools) => variables.push(("CONVOY_MINISTACK", tools.program("ministack"))),
+                Err(reason) => {
+                    tally += self.without(suite.name, "AWS", &reason);
+                    return Ok(tally);
+                }
+            }
+        }
         tally += match suite.run {
+            Run::Template => lint(&self.aws_tools().map_err(anyhow::Error::msg)?)?,
             Run::Check => check::steps()?,
             Run::Steps(commands) => run_steps(commands)?,
             Run::Tests(commands) => self.run_tests(suite.name, commands, &variables)?,
@@ -219,6 +242,10 @@ impl Session {
 
     fn postgres(&mut self) -> Result<PathBuf, String> {
         self.postgres.get_or_insert_with(|| install::postgres().map_err(|error| format!("{error:#}"))).clone()
+    }
+
+    fn aws_tools(&mut self) -> Result<Tools, String> {
+        self.aws_tools.get_or_insert_with(|| python::tools().map_err(|error| format!("{error:#}"))).clone()
     }
 
     /// A part that does not run is skipped in front of a person, and a failure in CI, where nobody
@@ -272,6 +299,23 @@ impl Session {
     }
 }
 
+fn lint(tools: &Tools) -> Result<Tally> {
+    const TEMPLATE: &str = "cloud/aws/deploy/template.yaml";
+    let mut tally = Tally::default();
+    for (program, arguments) in [
+        ("cfn-lint", ["--region", "eu-central-1", "--template", TEMPLATE].as_slice()),
+        ("sam", &["validate", "--lint", "--region", "eu-central-1", "--template", TEMPLATE]),
+    ] {
+        let mut command = command(tools.program(program));
+        // Otherwise a home folder is written to, and usage is told to somebody.
+        command.args(arguments).env("SAM_CLI_TELEMETRY", "0");
+        println!("-- {}", shown(&command));
+        let status = run_streaming(&mut command, |line| println!("{line}"))?;
+        tally += Tally::step(status.success());
+    }
+    Ok(tally)
+}
+
 fn run_steps(commands: &[&[&str]]) -> Result<Tally> {
     let mut tally = Tally::default();
     for arguments in commands {
@@ -317,7 +361,7 @@ mod tests {
 
     #[test]
     fn no_name_selects_every_suite_in_order() {
-        let all = ["check", "unit", "tidy", "build", "e2e", "crash", "demo"];
+        let all = ["check", "unit", "tidy", "template", "build", "e2e", "crash", "demo"];
         assert_eq!(selected_names(&[]), all);
         assert_eq!(names(), all);
     }

@@ -70,9 +70,8 @@ pub(crate) struct Stack {
     pub(crate) outputs: Value,
     pub(crate) admin: Client,
     pub(crate) mqtt: SocketAddr,
-    pub(crate) campaign_key: String,
-    pub(crate) bridge: Process,
-    pub(crate) emulator: Process,
+    _bridge: Process,
+    _emulator: Process,
     fleet: Client,
     _broker: Process,
     _database: Child,
@@ -97,15 +96,13 @@ impl Stack {
         let mqtt = free_address();
         let broker = mosquitto(dir, mqtt);
         let bridge = start_bridge(dir, &url, &outputs, mqtt);
-        let campaign_key = setup["campaign_key"].as_str().unwrap().to_owned();
         Self {
             url,
             outputs,
             admin,
             mqtt,
-            campaign_key,
-            bridge,
-            emulator,
+            _bridge: bridge,
+            _emulator: emulator,
             fleet,
             _broker: broker,
             _database: database,

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request};
-use convoy::admin_key;
 use convoy_cloud_core::api::{Api, openapi, router};
 use convoy_cloud_core::credential::ApiKey;
 use convoy_cloud_core::cursor::CursorKey;
@@ -67,7 +66,10 @@ impl Site {
     pub(crate) async fn new() -> Self {
         let world = World::new().await;
         let policy = AddressPolicy::new(&[]);
-        let admin = admin_key::first(world.reference.as_ref(), &world.ambient).await.unwrap().unwrap();
+        let admin = convoy_cloud_core::credential::first_admin(world.reference.as_ref(), &world.ambient)
+            .await
+            .unwrap()
+            .unwrap();
         let api = Api {
             reference: Arc::clone(&world.reference),
             store: Arc::clone(&world.store),
