@@ -67,7 +67,9 @@ impl Found {
                 lines.push(format!("{what}: {}", names.join(", ")));
             }
         };
-        let own = |names: &'_ [String]| names.iter().map(String::as_str).collect::<Vec<_>>();
+        fn own(names: &[String]) -> Vec<&str> {
+            names.iter().map(String::as_str).collect()
+        }
         add("customers' rules", &own(&self.rules));
         add("customers' queues, with what is in them", &own(&self.queues));
         add("API destinations", &own(&self.destinations));

@@ -30,7 +30,7 @@ const VEHICLES_CACHED_MAX: usize = 100_000;
 pub struct Opened {
     /// The condition, `dtc/j1939/0/980/9` or `threshold/sub_.../0`.
     pub key: String,
-    /// Which of the envelope's observations of this condition, in the order of [`by_dtc`] and [`samples_at`].
+    /// Which of the envelope's observations of this condition, in the order of time.
     pub index: u32,
 }
 
