@@ -249,6 +249,10 @@ impl ReferenceDatabase for Reference {
         status: SubscriptionStatus,
     ) -> Result<(), PortError> {
         let mut transaction = self.pool().await?.begin().await.map_err(port_error)?;
+        // Waits for whoever changes the subscription now. Without it PostgreSQL would judge by the state before that.
+        let lock = sqlx::query("UPDATE subscription SET status = status WHERE id = $1").bind(id.as_str());
+        let locked = lock.execute(&mut *transaction).await.map_err(port_error)?;
+        found(locked.rows_affected(), "subscription")?;
         // Only entering or leaving the active state touches routing.
         let touches = "UPDATE subscription SET status = $1 \
                        WHERE id = $2 AND status <> $1 AND (status = 'active' OR $1 = 'active')";
@@ -258,8 +262,7 @@ impl ReferenceDatabase for Reference {
         if done.rows_affected() > 0 {
             raise_routing_version(&mut transaction).await?;
         } else {
-            let done = set(otherwise).execute(&mut *transaction).await.map_err(port_error)?;
-            found(done.rows_affected(), "subscription")?;
+            set(otherwise).execute(&mut *transaction).await.map_err(port_error)?;
         }
         transaction.commit().await.map_err(port_error)
     }

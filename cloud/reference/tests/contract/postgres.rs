@@ -4,12 +4,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use convoy_cloud_core::ports::PortError;
-use convoy_cloud_core::reference::ReferenceDatabase as _;
+use convoy_cloud_core::reference::{ReferenceDatabase as _, SubscriptionStatus};
 use convoy_reference::{OpenOptions, PasswordProvider, Reference, VinKey};
 use sqlx::{Connection as _, PgConnection};
 
 use crate::server::Server;
-use crate::{customer, mapping};
+use crate::{customer, mapping, operation, subscription};
 
 const KEY: VinKey = VinKey([9; 32]);
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -125,4 +125,36 @@ async fn two_programs_that_open_a_new_database_and_write_at_once_lose_nothing() 
     tokio::join!(write(&one, 1), write(&two, 1 + WRITES));
     let rows = one.routing_rows().await.unwrap();
     assert_eq!((rows.vehicles.len(), rows.version), (2 * WRITES as usize, 2 + u64::from(2 * WRITES)));
+}
+
+/// Seen before the fix: the second change judged by the state before the first, and routing was not told of the end.
+#[tokio::test]
+async fn subscription_that_becomes_active_at_the_same_moment_leaves_it_and_routing_is_told() {
+    let Some(server) = Server::shared() else { return };
+    let url = server.database().await;
+    let reference = Arc::new(Reference::open(&url, &KEY).await.unwrap());
+    let owner = customer(1, 1);
+    reference.create_customer(&owner).await.unwrap();
+    let wanted = subscription(1, &owner);
+    reference.create_subscription(&wanted, &operation(1, &wanted, None)).await.unwrap();
+    let version = reference.routing_version().await.unwrap();
+    let mut first = PgConnection::connect(&url).await.unwrap();
+    sqlx::raw_sql("BEGIN; UPDATE subscription SET status = 'active'").execute(&mut first).await.unwrap();
+    let (second, id) = (Arc::clone(&reference), wanted.id.clone());
+    let ending =
+        tokio::spawn(
+            async move { second.set_subscription_status(&id, SubscriptionStatus::Deprovisioning).await },
+        );
+    let mut watch = PgConnection::connect(&url).await.unwrap();
+    let waits = "SELECT 1 FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database \
+                 WHERE datname = current_database() AND NOT granted \
+                 UNION ALL SELECT 1 FROM pg_stat_activity \
+                 WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while sqlx::query(waits).fetch_all(&mut watch).await.unwrap().is_empty() {
+        assert!(!ending.is_finished(), "it does not wait for the first");
+        tokio::task::yield_now().await;
+    }
+    sqlx::raw_sql("COMMIT").execute(&mut first).await.unwrap();
+    ending.await.unwrap().unwrap();
+    assert_eq!(reference.routing_version().await.unwrap(), version + 1);
 }
