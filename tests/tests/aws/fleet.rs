@@ -1,13 +1,11 @@
 //! Customers of the deployment get what those of the single machine get: the same recordings, the same oracles.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use serde_json::{Value, json};
 
 use crate::golden::{CAR, Recording, TRUCK};
-use crate::harness::{AgentConfig, Customer, agent, agent_config, repository, samples};
-use crate::plain_receiver::PlainReceiver;
+use crate::harness::{Customer, samples};
 use crate::receiver::Receiver;
 use crate::stack::{Stack, until};
 
@@ -17,23 +15,6 @@ const LIMIT_RPM: f64 = 652.0;
 
 fn ids(events: &[Value]) -> BTreeSet<String> {
     events.iter().map(|event| event["id"].as_str().unwrap().to_owned()).collect()
-}
-
-/// Replays a recording to its end; the agent ends when everything is acknowledged.
-async fn drive(dir: &Path, stack: &Stack, vehicle_id: &str, recording: &Recording) {
-    let config = AgentConfig {
-        vehicle_id,
-        mqtt: stack.mqtt,
-        log: &repository(recording.log),
-        dbcs: &[repository(recording.dbc)],
-        speed: "\"max\"",
-        repeat: false,
-        window_ms: 10_000,
-        batch_samples: 1_000,
-    };
-    let mut vehicle = agent(&agent_config(&dir.join(vehicle_id), &config));
-    let status = vehicle.ended().await;
-    assert!(status.success(), "{status}:\n{}", vehicle.output());
 }
 
 async fn endpoint(stack: &Stack, customer: &Customer, url: &str, class: &str) -> (String, String) {
@@ -81,7 +62,7 @@ async fn customers_of_the_deployment_get_exactly_what_they_subscribed_to() {
     let rows =
         [("CNVYTRUCK00000001", hauler.id.as_str(), TRUCK_ID), ("CNVYCAR0000000001", &driver.id, CAR_ID)];
     stack.import(dir.path(), &rows).await;
-    let (signed, plain) = (Receiver::start().await, PlainReceiver::start().await);
+    let (signed, plain) = (Receiver::start().await, Receiver::start().await);
     let (webhook, secret) =
         endpoint(&stack, &hauler, &format!("http://{}/alerts", signed.address), "signed").await;
     signed.set_secret(&secret);
@@ -97,8 +78,8 @@ async fn customers_of_the_deployment_get_exactly_what_they_subscribed_to() {
     let fields = json!({"include": ["Vehicle.Speed"]});
     let speed = stack.subscribe(&driver, json!({"package": "telematics", "fields": fields})).await;
 
-    drive(dir.path(), &stack, TRUCK_ID, &TRUCK).await;
-    drive(dir.path(), &stack, CAR_ID, &CAR).await;
+    TRUCK.drive(dir.path(), stack.mqtt, TRUCK_ID).await;
+    CAR.drive(dir.path(), stack.mqtt, CAR_ID).await;
 
     let truck_feed = whole_feed(&hauler, &raw, &TRUCK).await;
     TRUCK.assert_equals(&samples(&truck_feed));
@@ -120,7 +101,7 @@ async fn customers_of_the_deployment_get_exactly_what_they_subscribed_to() {
 async fn alerts_come_both_ways(
     hauler: &Customer,
     (by_webhook, signed): (&str, &Receiver),
-    (by_destination, plain): (&str, &PlainReceiver),
+    (by_destination, plain): (&str, &Receiver),
 ) {
     let feed = hauler.client.feed(by_webhook).await;
     let mut codes: Vec<_> = feed

@@ -10,5 +10,4 @@ mod harness;
 mod receiver;
 
 mod fleet;
-mod plain_receiver;
 mod stack;

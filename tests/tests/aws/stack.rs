@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Customer, Process, binary, free_address, mosquitto, repository, until_within};
+use crate::harness::{
+    Client, Customer, Process, binary, free_address, mosquitto, repository, until_within, vehicle_map,
+};
 
 const REGION: &str = "eu-central-1";
 const STACK: &str = "convoy";
@@ -125,21 +127,13 @@ impl Stack {
 
     /// A new customer with a key.
     pub(crate) async fn customer(&self, name: &str) -> Customer {
-        let created = self.admin.post("/admin/v1/customers", &json!({"name": name})).await;
-        let id = created["id"].as_str().unwrap().to_owned();
-        let key = self.admin.post(&format!("/admin/v1/customers/{id}/keys"), &json!({})).await;
-        let client = self.fleet.with_key(key["api_key"].as_str().unwrap());
-        Customer { id, client, key_id: key["key_id"].as_str().unwrap().to_owned() }
+        Customer::new(name, &self.admin, &self.fleet).await
     }
 
     /// Puts a vehicle map into the bucket and waits for the loader's report.
     pub(crate) async fn import(&self, dir: &Path, rows: &[(&str, &str, &str)]) {
-        let mut csv = "vin,customer_id,vehicle_id,valid_from\n".to_owned();
-        for (vin, customer, vehicle) in rows {
-            csv += &format!("{vin},{customer},{vehicle},2020-01-01T00:00:00Z\n");
-        }
         let file = dir.join("fleet.csv");
-        std::fs::write(&file, csv).unwrap();
+        std::fs::write(&file, vehicle_map(rows)).unwrap();
         let bucket = self.output("Bucket");
         self.cli().run(&["s3", "cp", file.to_str().unwrap(), &format!("s3://{bucket}/inbox/our fleet.csv")]);
         until("the loader has loaded the vehicle map", || async {
@@ -154,16 +148,7 @@ impl Stack {
 
     /// Subscribes and waits until the state machine has made everything; gives the subscription's id.
     pub(crate) async fn subscribe(&self, customer: &Customer, request: Value) -> String {
-        let path = format!("/admin/v1/customers/{}/subscriptions", customer.id);
-        let accepted = self.admin.post(&path, &request).await;
-        let operation = format!("/admin/v1/operations/{}", accepted["operation_id"].as_str().unwrap());
-        until("the subscription is provisioned", || async {
-            let state = self.admin.get(&operation).await;
-            assert!(matches!(state["status"].as_str(), Some("running" | "succeeded")), "{state}");
-            (state["status"] == "succeeded").then_some(())
-        })
-        .await;
-        accepted["subscription_id"].as_str().unwrap().to_owned()
+        customer.subscribe(&self.admin, &request, PATIENCE).await
     }
 }
 

@@ -1,38 +1,17 @@
 //! Three customers, two vehicles: each customer gets exactly what it subscribed to, by every way.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::golden::{CAR, Recording, TRUCK};
-use crate::harness::{
-    AgentConfig, BrokerMode, Cloud, Customer, agent, agent_config, free_address, mosquitto, repository,
-    samples, until,
-};
+use crate::golden::{CAR, TRUCK};
+use crate::harness::{BrokerMode, Cloud, Customer, free_address, mosquitto, samples, until};
 use crate::receiver::Receiver;
 
 const TRUCK_ID: &str = "7a000000000000000000000000000001";
 const CAR_ID: &str = "7a000000000000000000000000000002";
 const LIMIT_RPM: f64 = 652.0;
 const HYSTERESIS_RPM: f64 = 2.0;
-
-/// Replays a recording to its end and waits until the cloud has stored everything.
-async fn drive(dir: &Path, cloud: &Cloud, vehicle_id: &str, recording: &Recording) {
-    let config = AgentConfig {
-        vehicle_id,
-        mqtt: cloud.mqtt,
-        log: &repository(recording.log),
-        dbcs: &[repository(recording.dbc)],
-        speed: "\"max\"",
-        repeat: false,
-        window_ms: 10_000,
-        batch_samples: 1_000,
-    };
-    let mut vehicle = agent(&agent_config(&dir.join(vehicle_id), &config));
-    let status = vehicle.ended().await;
-    assert!(status.success(), "{status}:\n{}", vehicle.output());
-}
 
 fn ids(events: &[Value]) -> BTreeSet<String> {
     let ids: BTreeSet<_> = events.iter().map(|event| event["id"].as_str().unwrap().to_owned()).collect();
@@ -88,8 +67,8 @@ async fn everyone_gets_their_own(mode: BrokerMode) {
     let speed = cloud.subscribe(&driver, json!({"package": "telematics", "fields": fields})).await;
     let nothing = cloud.subscribe(&nobody, json!({"package": "raw"})).await;
 
-    drive(dir.path(), &cloud, TRUCK_ID, &TRUCK).await;
-    drive(dir.path(), &cloud, CAR_ID, &CAR).await;
+    TRUCK.drive(dir.path(), cloud.mqtt, TRUCK_ID).await;
+    CAR.drive(dir.path(), cloud.mqtt, CAR_ID).await;
     cloud.settled().await;
 
     let truck_feed = hauler.client.feed(&raw).await;

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
 
 use convoy_agent_core::dbc::{DbcSource, load};
 use convoy_agent_core::vss::VssMap;
 use convoy_protocol::manifest::SignalDef;
 use serde_json::Value;
 
-use crate::harness::{Samples, repository};
+use crate::harness::{AgentConfig, Samples, agent, agent_config, repository};
 
 /// A recording with its DBC file and the oracle's figures.
 pub(crate) struct Recording {
@@ -29,6 +31,23 @@ pub(crate) const CAR: Recording = Recording {
 };
 
 impl Recording {
+    /// An agent replays the recording to its end, and ends when everything is acknowledged.
+    pub(crate) async fn drive(&self, dir: &Path, mqtt: SocketAddr, vehicle_id: &str) {
+        let config = AgentConfig {
+            vehicle_id,
+            mqtt,
+            log: &repository(self.log),
+            dbcs: &[repository(self.dbc)],
+            speed: "\"max\"",
+            repeat: false,
+            window_ms: 10_000,
+            batch_samples: 1_000,
+        };
+        let mut vehicle = agent(&agent_config(&dir.join(vehicle_id), &config));
+        let status = vehicle.ended().await;
+        assert!(status.success(), "{status}:\n{}", vehicle.output());
+    }
+
     /// The figures by signal.
     pub(crate) fn golden(&self) -> BTreeMap<String, Value> {
         let text = fs::read_to_string(repository(self.golden)).unwrap();

@@ -260,30 +260,49 @@ impl Cloud {
 
     /// A new customer with a key.
     pub(crate) async fn customer(&self, name: &str) -> Customer {
-        let created = self.admin.post("/admin/v1/customers", &json!({"name": name})).await;
-        let id = created["id"].as_str().unwrap().to_owned();
-        let key = self.admin.post(&format!("/admin/v1/customers/{id}/keys"), &json!({})).await;
-        let client = Client::new(self.http, key["api_key"].as_str().unwrap());
-        Customer { id, client, key_id: key["key_id"].as_str().unwrap().to_owned() }
+        Customer::new(name, &self.admin, &self.admin).await
     }
 
-    /// Gives vehicles to customers: rows of VIN, customer id, vehicle id; the customer's from 2020 on.
+    /// Gives vehicles to customers.
     pub(crate) async fn import(&self, rows: &[(&str, &str, &str)]) {
-        let mut csv = "vin,customer_id,vehicle_id,valid_from\n".to_owned();
-        for (vin, customer, vehicle) in rows {
-            csv += &format!("{vin},{customer},{vehicle},2020-01-01T00:00:00Z\n");
-        }
-        let import = self.admin.post_text("/admin/v1/imports", csv).await;
+        let import = self.admin.post_text("/admin/v1/imports", vehicle_map(rows)).await;
         assert_eq!(import["accepted"], rows.len(), "{import}");
     }
 
     /// Subscribes and waits until the subscription is active; gives its id.
     pub(crate) async fn subscribe(&self, customer: &Customer, request: Value) -> String {
-        let path = format!("/admin/v1/customers/{}/subscriptions", customer.id);
-        let accepted = self.admin.post(&path, &request).await;
+        customer.subscribe(&self.admin, &request, (DEADLINE, POLL)).await
+    }
+}
+
+pub(crate) struct Customer {
+    pub(crate) id: String,
+    pub(crate) key_id: String,
+    pub(crate) client: Client,
+}
+
+impl Customer {
+    /// Made by an admin; it calls the fleet API as `fleet` does, with its own key.
+    pub(crate) async fn new(name: &str, admin: &Client, fleet: &Client) -> Self {
+        let created = admin.post("/admin/v1/customers", &json!({"name": name})).await;
+        let id = created["id"].as_str().unwrap().to_owned();
+        let key = admin.post(&format!("/admin/v1/customers/{id}/keys"), &json!({})).await;
+        let client = fleet.with_key(key["api_key"].as_str().unwrap());
+        Self { id, client, key_id: key["key_id"].as_str().unwrap().to_owned() }
+    }
+
+    /// Subscribed by an admin; gives the subscription's id when it is active.
+    pub(crate) async fn subscribe(
+        &self,
+        admin: &Client,
+        request: &Value,
+        patience: (Duration, Duration),
+    ) -> String {
+        let path = format!("/admin/v1/customers/{}/subscriptions", self.id);
+        let accepted = admin.post(&path, request).await;
         let operation = format!("/admin/v1/operations/{}", accepted["operation_id"].as_str().unwrap());
-        until("the subscription is provisioned", || async {
-            let state = self.admin.get(&operation).await;
+        until_within("the subscription is provisioned", patience, || async {
+            let state = admin.get(&operation).await;
             assert!(matches!(state["status"].as_str(), Some("running" | "succeeded")), "{state}");
             (state["status"] == "succeeded").then_some(())
         })
@@ -292,10 +311,13 @@ impl Cloud {
     }
 }
 
-pub(crate) struct Customer {
-    pub(crate) id: String,
-    pub(crate) key_id: String,
-    pub(crate) client: Client,
+/// A vehicle map: rows of VIN, customer id, vehicle id; the customer's from 2020 on.
+pub(crate) fn vehicle_map(rows: &[(&str, &str, &str)]) -> String {
+    let mut csv = "vin,customer_id,vehicle_id,valid_from\n".to_owned();
+    for (vin, customer, vehicle) in rows {
+        csv += &format!("{vin},{customer},{vehicle},2020-01-01T00:00:00Z\n");
+    }
+    csv
 }
 
 /// The API as one caller uses it.
