@@ -1,6 +1,6 @@
 //! The ports as this deployment has them, made from the environment.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use aws_config::SdkConfig;
 use convoy_cloud_core::alerts::Judge;
@@ -57,6 +57,7 @@ pub struct Deployment {
     sdk: SdkConfig,
     /// Does this process bring the schema up?
     migrates: bool,
+    objects: OnceLock<Arc<dyn ObjectStore>>,
     keys: OnceCell<Keys>,
     reference: OnceCell<Arc<dyn ReferenceDatabase>>,
     routing: OnceCell<Arc<RoutingObject>>,
@@ -72,7 +73,7 @@ impl Deployment {
         let place =
             Place::from_vars(|name| environment.get(name).map(str::to_owned)).map_err(misconfigured)?;
         let sdk = clients::sdk_config(&place, clients::credentials());
-        // Only operators may invoke it, and setting up is what they invoke it for.
+        // It owns the schema, the other functions only check it: setting up is one of its tasks.
         let migrates = environment.get(names::FUNCTION) == Some(Function::Provision.name());
         Ok(Self {
             migrates,
@@ -82,6 +83,7 @@ impl Deployment {
             snapshot: Arc::default(),
             place,
             sdk,
+            objects: OnceLock::new(),
             keys: OnceCell::new(),
             reference: OnceCell::new(),
             routing: OnceCell::new(),
@@ -120,10 +122,13 @@ impl Deployment {
         self.keys.get_or_try_init(|| read).await
     }
 
-    /// The bucket.
+    /// The bucket, opened once.
     pub fn objects(&self) -> Result<Arc<dyn ObjectStore>, Failure> {
+        if let Some(objects) = self.objects.get() {
+            return Ok(Arc::clone(objects));
+        }
         let bucket = objects::open(&self.place, &self.required(names::BUCKET)?).map_err(misconfigured)?;
-        Ok(Arc::new(bucket))
+        Ok(Arc::clone(self.objects.get_or_init(|| Arc::new(bucket))))
     }
 
     /// Manifests in the bucket.
@@ -193,8 +198,7 @@ impl Deployment {
             None | Some("classic") => Ok(false),
             Some("v2") => Ok(true),
             Some(other) => {
-                let reason = format!("{} is {other:?}, it must be classic or v2", names::BUS);
-                Err(misconfigured(anyhow::anyhow!(reason)))
+                Err(misconfigured(format!("{} is {other:?}, it must be classic or v2", names::BUS)))
             }
         }
     }
@@ -290,9 +294,10 @@ impl Deployment {
     pub async fn api(&self) -> Result<Api, Failure> {
         let workflow = self.environment.get(names::STATE_MACHINE).map(|_| self.workflow()).transpose()?;
         let policy = self.address_policy()?;
-        let keys = self.keys().await?;
+        let (keys, reference) = (self.keys().await?, self.reference().await?);
+        let asked = Arc::clone(&reference);
         Ok(Api {
-            reference: self.reference().await?,
+            reference,
             store: self.store()?,
             queue: Arc::new(SqsQueue::new(
                 self.sqs(),
@@ -318,7 +323,12 @@ impl Deployment {
                 })
             }),
             webhook_url_fault: Box::new(move |url| policy.url_fault(url)),
-            not_ready: Box::new(|| None),
+            not_ready: Box::new(move || {
+                let reference = Arc::clone(&asked);
+                Box::pin(
+                    async move { reference.routing_version().await.err().map(|error| error.to_string()) },
+                )
+            }),
         })
     }
 }

@@ -35,3 +35,28 @@ pub async fn answer(router: &Router, request: HttpRequest) -> Result<HttpRespons
     };
     Ok(Response::from_parts(parts, body))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::StatusCode;
+    use axum::routing::post;
+
+    async fn answered(body: Body) -> (StatusCode, Body) {
+        let echo = async |body: axum::body::Bytes| (StatusCode::ACCEPTED, body);
+        let router = Router::new().route("/echo", post(echo));
+        let request = axum::http::Request::builder().method("POST").uri("/echo").body(body).unwrap();
+        let (parts, body) = answer(&router, request).await.unwrap().into_parts();
+        (parts.status, body)
+    }
+
+    #[tokio::test]
+    async fn a_request_reaches_the_router_and_its_answer_comes_back_as_text_or_bytes() {
+        let (status, body) = answered(Body::Text("{\"a\":1}".into())).await;
+        assert_eq!((status, body), (StatusCode::ACCEPTED, Body::Text("{\"a\":1}".into())));
+        let (_, body) = answered(Body::Binary(vec![0xff, 0xfe])).await;
+        assert_eq!(body, Body::Binary(vec![0xff, 0xfe]), "what is no text stays what it is");
+        let request = axum::http::Request::builder().uri("/nowhere").body(Body::Empty).unwrap();
+        assert_eq!(answer(&Router::new(), request).await.unwrap().status(), StatusCode::NOT_FOUND);
+    }
+}

@@ -43,3 +43,18 @@ pub fn decode(body: &str) -> Option<(VehicleId, Report, i64)> {
     let (vehicle_id, received_us, report) = postcard::from_bytes(&bytes).ok()?;
     Some((vehicle_id, report, received_us))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_comes_out_of_the_queue_as_it_went_in_and_garbage_is_none() {
+        let report = Report { version: Some(1_795_478_400_000), ..Report::default() };
+        let vehicle_id = VehicleId([7; 16]);
+        assert_eq!(decode(&encode(vehicle_id, &report, -3)), Some((vehicle_id, report, -3)));
+        for body in ["", "%", "AAAA"] {
+            assert_eq!(decode(body), None, "{body:?}");
+        }
+    }
+}

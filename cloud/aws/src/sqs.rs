@@ -31,7 +31,7 @@ const CALL_MESSAGES_MAX: usize = 10;
 /// Bytes of bodies in one call; SQS takes 1 MiB with everything.
 const CALL_BYTES_MAX: usize = 1_000_000;
 /// SQS hides a message for twelve hours at most.
-const HIDDEN_S_MAX: i64 = 43_200;
+pub(crate) const HIDDEN_S_MAX: i64 = 43_200;
 /// Looks into a queue that seems empty. An API answers at once, so a look does not wait for messages, and then SQS asks
 /// only some of its servers: a second look finds what the first one missed.
 const EMPTY_LOOKS_MAX: u32 = 2;
@@ -150,12 +150,11 @@ impl SqsQueue {
         why: &str,
     ) -> Result<(), PortError> {
         let (name, dead) = self.names(queue);
-        let reason = MessageAttributeValue::builder().data_type("String").string_value(why).build();
         self.client
             .send_message()
             .queue_url(self.url(&dead).await?)
             .message_body(body)
-            .message_attributes(REASON_ATTRIBUTE, reason.map_err(unbuilt)?)
+            .message_attributes(REASON_ATTRIBUTE, reason_attribute(why)?)
             .send()
             .await
             .map_err(|error| self.failed(&dead, &error))?;
@@ -282,6 +281,11 @@ impl SqsQueue {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The value of [`REASON_ATTRIBUTE`].
+pub(crate) fn reason_attribute(why: &str) -> Result<MessageAttributeValue, PortError> {
+    MessageAttributeValue::builder().data_type("String").string_value(why).build().map_err(unbuilt)
 }
 
 fn unbuilt(error: aws_sdk_sqs::error::BuildError) -> PortError {

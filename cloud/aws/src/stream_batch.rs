@@ -14,8 +14,6 @@ use tokio::time::Instant;
 
 use crate::event::StreamItem;
 
-/// Records that are worked off together, at most: what is done before a deadline is not done again.
-const SLICE_RECORDS_MAX: usize = 128;
 /// Time that is left for the answer before the invocation would be killed.
 const RESERVE: Duration = Duration::from_secs(2);
 
@@ -33,38 +31,11 @@ pub enum Progress {
     },
 }
 
-/// Works a batch off in slices until the reserve before `deadline`. A record that cannot be read at all is kept as an
-/// object under `undecodable/` and never stops the others.
+/// Works a batch off in slices of at most `slice_records_max` until the reserve before `deadline`. A record that cannot
+/// be read at all is kept as an object under `undecodable/` and never stops the others.
 pub async fn work_off<W, F>(
     items: Vec<StreamItem>,
-    objects: &Arc<dyn ObjectStore>,
-    deadline: Instant,
-    work: W,
-) -> Progress
-where
-    W: Fn(Vec<(String, Record)>) -> F,
-    F: Future<Output = Result<(), PortError>>,
-{
-    in_slices(items, SLICE_RECORDS_MAX, objects, deadline, work).await
-}
-
-/// The same with the whole batch as one slice.
-pub async fn work_off_whole<W, F>(
-    items: Vec<StreamItem>,
-    objects: &Arc<dyn ObjectStore>,
-    deadline: Instant,
-    work: W,
-) -> Progress
-where
-    W: Fn(Vec<(String, Record)>) -> F,
-    F: Future<Output = Result<(), PortError>>,
-{
-    in_slices(items, usize::MAX, objects, deadline, work).await
-}
-
-async fn in_slices<W, F>(
-    items: Vec<StreamItem>,
-    slice_max: usize,
+    slice_records_max: usize,
     objects: &Arc<dyn ObjectStore>,
     deadline: Instant,
     work: W,
@@ -77,7 +48,7 @@ where
     let mut items = items.into_iter().peekable();
     while let Some(first) = items.peek() {
         let id = first.id.clone();
-        let slice: Vec<_> = items.by_ref().take(slice_max).collect();
+        let slice: Vec<_> = items.by_ref().take(slice_records_max).collect();
         let done = async {
             let records = decoded(slice, objects).await?;
             work(records).await
@@ -148,7 +119,7 @@ mod tests {
         let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         let done = Mutex::new(Vec::new());
         let deadline = Instant::now() + Duration::from_secs(60);
-        let progress = work_off(items, &objects, deadline, async |records: Vec<(String, Record)>| {
+        let progress = work_off(items, 128, &objects, deadline, async |records: Vec<(String, Record)>| {
             let numbers: Vec<_> = records.iter().map(|(_, record)| record.received_us).collect();
             if numbers.iter().any(|number| Some(*number) == fail_at) {
                 return Err(unavailable());
@@ -188,7 +159,7 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(5)).await;
             Ok(())
         };
-        let progress = work_off((0..400).map(item).collect(), &objects, deadline, work).await;
+        let progress = work_off((0..400).map(item).collect(), 128, &objects, deadline, work).await;
         let Progress::StoppedAt { id, .. } = progress else { panic!("{progress:?}") };
         assert_eq!(id, "128");
         assert_eq!(Instant::now(), deadline - RESERVE);

@@ -1,13 +1,10 @@
 //! What the webhook function does with messages besides answering: hide one until its next attempt, keep a dead one.
 
 use aws_sdk_sqs::Client;
-use aws_sdk_sqs::types::MessageAttributeValue;
 use convoy_cloud_core::ports::PortError;
 
-use crate::error::{port_error, refused};
-
-/// SQS hides a message for twelve hours at most; longer waits are cut to that, and the attempt comes earlier.
-const HIDDEN_S_MAX: i64 = 43_200;
+use crate::error::port_error;
+use crate::sqs::{HIDDEN_S_MAX, REASON_ATTRIBUTE, reason_attribute};
 
 /// The webhook queue and its dead letters.
 pub struct WebhookQueue {
@@ -20,7 +17,8 @@ pub struct WebhookQueue {
 }
 
 impl WebhookQueue {
-    /// Hides a message for about this long, microseconds.
+    /// Hides a message for about this long, microseconds; at most for the twelve hours that SQS hides one, so that the
+    /// attempt after a longer wait comes earlier.
     pub async fn hide(&self, receipt: &str, wait_us: i64) -> Result<(), PortError> {
         let wait_s = (wait_us / 1_000_000).clamp(0, HIDDEN_S_MAX);
         self.client
@@ -36,16 +34,11 @@ impl WebhookQueue {
 
     /// Keeps a message among the dead letters, with the reason.
     pub async fn bury(&self, body: &str, reason: &str) -> Result<(), PortError> {
-        let reason = MessageAttributeValue::builder()
-            .data_type("String")
-            .string_value(reason)
-            .build()
-            .map_err(|error| refused("SQS", error.to_string()))?;
         self.client
             .send_message()
             .queue_url(&self.dead_url)
             .message_body(body)
-            .message_attributes("reason", reason)
+            .message_attributes(REASON_ATTRIBUTE, reason_attribute(reason)?)
             .send()
             .await
             .map(drop)

@@ -30,7 +30,8 @@ const VEHICLES_CACHED_MAX: usize = 100_000;
 pub struct Opened {
     /// The condition, `dtc/j1939/0/980/9` or `threshold/sub_.../0`.
     pub key: String,
-    /// Which of the envelope's observations of this condition, in the order of time.
+    /// Which of the envelope's observations of this condition, from 0: samples of a path in the order of time, records
+    /// of a trouble code in the order of the envelope.
     pub index: u32,
 }
 

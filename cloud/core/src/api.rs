@@ -51,6 +51,9 @@ const BODY_BYTES_MAX: usize = 1024 * 1024;
 /// Says why a URL may not be used; `None` where it may.
 pub type UrlFault = dyn Fn(&str) -> Option<String> + Send + Sync;
 
+/// Says what is not working now; `None` where everything is.
+pub type NotReady = dyn Fn() -> Pin<Box<dyn Future<Output = Option<String>> + Send>> + Send + Sync;
+
 /// Starts the workflow of an operation.
 pub type StartOperation = dyn Fn(OperationId) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
 
@@ -86,7 +89,7 @@ pub struct Api {
     /// Says why a webhook URL may not be used, in one sentence.
     pub webhook_url_fault: Box<UrlFault>,
     /// Says what is not working now, in one sentence.
-    pub not_ready: Box<dyn Fn() -> Option<String> + Send + Sync>,
+    pub not_ready: Box<NotReady>,
 }
 
 /// The shared state of all handlers.

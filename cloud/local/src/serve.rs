@@ -316,7 +316,8 @@ impl Running {
                 let stalled = stalled.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
                 let offline =
                     (!downlink.is_connected()).then(|| "no connection to the MQTT broker".to_owned());
-                stalled.or(offline)
+                let reason = stalled.or(offline);
+                Box::pin(async move { reason })
             }),
         };
         let router = router(Arc::new(api));

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::deployment::Deployment;
 use crate::event::{BatchResponse, StreamEvent, StreamKind};
 use crate::failure::Failure;
-use crate::stream_batch::{Progress, work_off_whole};
+use crate::stream_batch::{Progress, work_off};
 
 const ZSTD_LEVEL: i32 = 3;
 
@@ -34,7 +34,9 @@ impl State {
 /// Writes one object a batch; the same batch again replaces it with itself.
 pub async fn handle(state: &State, event: StreamEvent, deadline: Instant) -> Result<BatchResponse, Failure> {
     let (kind, items) = event.items();
-    match work_off_whole(items, &state.objects, deadline, async |records| state.write(records).await).await {
+    match work_off(items, usize::MAX, &state.objects, deadline, async |records| state.write(records).await)
+        .await
+    {
         Progress::Done => Ok(BatchResponse::done()),
         Progress::StoppedAt { reason, .. } if kind == StreamKind::Kafka => Err(Failure::Unavailable(reason)),
         Progress::StoppedAt { id, reason } => {

@@ -13,6 +13,9 @@ use crate::failure::Failure;
 use crate::routing::RoutingObject;
 use crate::stream_batch::{Progress, work_off};
 
+/// Records that are worked off together, at most: what is done before a deadline is not done again.
+const SLICE_RECORDS_MAX: usize = 128;
+
 /// What it keeps.
 pub struct State {
     ingest: Ingest,
@@ -36,7 +39,7 @@ pub async fn handle(state: &State, event: StreamEvent, deadline: Instant) -> Res
         let records: Vec<_> = records.into_iter().map(|(_, record)| record).collect();
         state.ingest.work_off(&records).await
     };
-    match work_off(items, &state.ingest.objects, deadline, work).await {
+    match work_off(items, SLICE_RECORDS_MAX, &state.ingest.objects, deadline, work).await {
         Progress::Done => Ok(BatchResponse::done()),
         Progress::StoppedAt { id, reason } => {
             add(&state.ingest.counters.batches_retried, 1);

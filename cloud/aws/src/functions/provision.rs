@@ -106,3 +106,154 @@ async fn step(state: &State, operation_id: &str) -> Result<Outcome, Failure> {
     let progress = operation.progress;
     Ok(Outcome::Step { status: progress.status, error: progress.error })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use async_trait::async_trait;
+    use convoy_cloud_core::identity::{CustomerId, CustomerKey, OperationId, SubscriptionId};
+    use convoy_cloud_core::mask::FieldSelection;
+    use convoy_cloud_core::ports::Resource;
+    use convoy_cloud_core::provision::plan_create;
+    use convoy_cloud_core::reference::{
+        Customer, Delivery, EndpointClass, Operation, Subscription, SubscriptionStatus, SubscriptionTerms,
+        VehicleSelector,
+    };
+    use convoy_reference::{Reference, VinKey};
+    use object_store::memory::InMemory;
+
+    /// Keeps what it was told to make; away while it holds `away`.
+    #[derive(Default)]
+    struct Shelf {
+        made: Mutex<Vec<Resource>>,
+        away: Mutex<bool>,
+    }
+
+    #[async_trait]
+    impl Provisioner for Shelf {
+        async fn create(&self, resource: &Resource) -> Result<(), PortError> {
+            if *self.away.lock().unwrap() {
+                return Err(PortError::Unavailable { service: "shelf", reason: "away".into() });
+            }
+            self.made.lock().unwrap().push(resource.clone());
+            Ok(())
+        }
+
+        async fn delete(&self, resource: &Resource) -> Result<(), PortError> {
+            self.made.lock().unwrap().retain(|made| made != resource);
+            Ok(())
+        }
+
+        async fn describe(&self, resource: &Resource) -> Result<Option<Resource>, PortError> {
+            Ok(self.made.lock().unwrap().iter().find(|made| *made == resource).cloned())
+        }
+    }
+
+    async fn state(directory: &tempfile::TempDir) -> (State, Arc<Shelf>) {
+        let path = directory.path().join("r.sqlite");
+        let reference = Reference::open_file(&path, &VinKey([1; 32])).await.unwrap();
+        let ambient = Ambient::new(|| 7, |bytes| getrandom::fill(bytes).unwrap());
+        let shelf = Arc::new(Shelf::default());
+        let routing = RoutingObject {
+            objects: Arc::new(InMemory::new()),
+            key: [3; 32],
+            ambient: ambient.clone(),
+            snapshot: Arc::default(),
+            seen: Mutex::default(),
+        };
+        let state = State {
+            reference: Arc::new(reference),
+            provisioner: Arc::clone(&shelf) as _,
+            routing: Arc::new(routing),
+            ambient,
+            campaign_key: "c0".repeat(32),
+        };
+        (state, shelf)
+    }
+
+    async fn wanted(state: &State) -> String {
+        let customer = Customer {
+            id: CustomerId::from_bytes(&[1; 16]),
+            name: "c".into(),
+            key: CustomerKey([2; 32]),
+            created_us: 1,
+        };
+        state.reference.create_customer(&customer).await.unwrap();
+        let subscription = Subscription {
+            id: SubscriptionId::from_bytes(&[3; 16]),
+            customer_id: customer.id,
+            package: "raw".into(),
+            package_version: 1,
+            terms: SubscriptionTerms {
+                vehicles: VehicleSelector::All,
+                fields: FieldSelection::default(),
+                thresholds: Vec::new(),
+                delivery: Delivery::default(),
+                sampling_ms: None,
+                latency_s: None,
+                starts_us: None,
+                ends_us: None,
+            },
+            status: SubscriptionStatus::Provisioning,
+            created_us: 2,
+        };
+        let operation = Operation {
+            id: OperationId::from_bytes(&[4; 16]),
+            subscription_id: subscription.id.clone(),
+            idempotency_key: None,
+            request_hash: [0; 32],
+            progress: plan_create(&subscription, EndpointClass::Signed),
+            created_us: 3,
+        };
+        state.reference.create_subscription(&subscription, &operation).await.unwrap();
+        operation.id.to_string()
+    }
+
+    async fn call(state: &State, task: serde_json::Value) -> Result<serde_json::Value, Failure> {
+        let outcome = handle(state, serde_json::from_value(task).unwrap()).await?;
+        Ok(serde_json::to_value(outcome).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_call_does_one_step_and_the_last_one_publishes_the_active_subscription() {
+        let directory = tempfile::tempdir().unwrap();
+        let (state, shelf) = state(&directory).await;
+        let task = serde_json::json!({"operation_id": wanted(&state).await});
+        *shelf.away.lock().unwrap() = true;
+        let failed = call(&state, task.clone()).await.unwrap_err();
+        assert!(matches!(failed, Failure::Unavailable(_)), "{failed:?}");
+        *shelf.away.lock().unwrap() = false;
+        let mut made = Vec::new();
+        loop {
+            let outcome = call(&state, task.clone()).await.unwrap();
+            made.push(shelf.made.lock().unwrap().len());
+            if outcome["status"] != "running" {
+                assert_eq!(outcome, serde_json::json!({"status": "succeeded", "error": null}));
+                break;
+            }
+        }
+        // Queue, two rules, read back, active, done.
+        assert_eq!(made, [1, 2, 3, 3, 3, 3]);
+        let before = state.routing.snapshot.current().version;
+        assert_eq!(before, state.reference.routing_version().await.unwrap(), "routing is published");
+        let again = call(&state, task).await.unwrap();
+        assert_eq!((&again["status"], shelf.made.lock().unwrap().len()), (&"succeeded".into(), 3));
+        let unknown = serde_json::json!({"operation_id": "op_nonsense"});
+        assert!(matches!(call(&state, unknown).await, Err(Failure::Refused(_))));
+    }
+
+    #[tokio::test]
+    async fn setting_up_gives_an_admin_key_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let (state, _) = state(&directory).await;
+        let first = call(&state, serde_json::json!({"setup": true})).await.unwrap();
+        let key = first["admin_key"].as_str().unwrap();
+        let (key_id, secret) = credential::split(key).unwrap();
+        let principal = state.reference.principal(&key_id).await.unwrap().unwrap();
+        assert!(credential::permits(&principal, secret));
+        let second = call(&state, serde_json::json!({"setup": true})).await.unwrap();
+        assert_eq!(second, serde_json::json!({"admin_key": null, "campaign_key": state.campaign_key}));
+    }
+}

@@ -16,7 +16,7 @@ pub(crate) async fn health() -> &'static str {
 #[utoipa::path(get, path = "/ready", tag = "system",
     responses((status = 200, body = String), (status = 503, body = String)))]
 pub(crate) async fn ready(State(api): Shared) -> Response {
-    match (api.not_ready)() {
+    match (api.not_ready)().await {
         None => "ready\n".into_response(),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
     }

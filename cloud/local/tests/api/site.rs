@@ -86,7 +86,7 @@ impl Site {
             // Tests carry operations out themselves.
             start_operation: Box::new(|_| Box::pin(async {})),
             webhook_url_fault: Box::new(move |url| policy.url_fault(url)),
-            not_ready: Box::new(|| None),
+            not_ready: Box::new(|| Box::pin(async { None })),
         };
         Self { router: router(Arc::new(api)), admin: admin.reveal().to_owned(), world }
     }
