@@ -57,11 +57,12 @@ pub async fn run() -> Result<()> {
             .await
         }
         Function::Enrich => {
-            serve(frame, enrich::State::open, async |state, event, _| enrich::handle(state, event).await)
+            serve(frame, enrich::State::open, async |state, event, at| enrich::handle(state, event, at).await)
                 .await
         }
         Function::Feed => {
-            serve(frame, feed::State::open, async |state, event, _| feed::handle(state, event).await).await
+            serve(frame, feed::State::open, async |state, event, at| feed::handle(state, event, at).await)
+                .await
         }
         Function::Fleet => {
             serve_http(

@@ -37,7 +37,7 @@ use crate::provisioner::{AwsProvisioner, Clients, DeliveryBus, Settings};
 use crate::reports::ReportQueue;
 use crate::routing::RoutingObject;
 use crate::sqs::SqsQueue;
-use crate::webhook_queue::WebhookQueue;
+use crate::work_queue::WorkQueue;
 use crate::workflow::Workflow;
 
 /// Days that events and feeds are kept, unless told otherwise.
@@ -257,7 +257,7 @@ impl Deployment {
         let settings = Settings {
             prefix: self.required(names::QUEUE_PREFIX)?,
             bus: if self.is_v2()? { DeliveryBus::V2(bus) } else { DeliveryBus::Classic(bus) },
-            feed_function_arn: self.required(names::FEED_FUNCTION)?,
+            feed_queue_arn: self.required(names::FEED_QUEUE_ARN)?,
             webhook_queue_arn: self.required(names::WEBHOOK_QUEUE_ARN)?,
             rule_dead_queue_arn: self.required(names::RULE_DEAD_QUEUE_ARN)?,
             target_role_arn: self.required(names::TARGET_ROLE)?,
@@ -281,12 +281,12 @@ impl Deployment {
         Ok(Arc::new(HttpSender::new(self.address_policy()?).map_err(misconfigured)?))
     }
 
-    /// The webhook queue.
-    pub fn webhook_queue(&self) -> Result<WebhookQueue, Failure> {
-        Ok(WebhookQueue {
+    /// The queue that this function works off.
+    pub fn work_queue(&self) -> Result<WorkQueue, Failure> {
+        Ok(WorkQueue {
             client: self.sqs(),
-            url: self.required(names::WEBHOOK_QUEUE)?,
-            dead_url: self.required(names::WEBHOOK_DEAD_QUEUE)?,
+            url: self.required(names::WORK_QUEUE)?,
+            dead_url: self.required(names::DEAD_QUEUE)?,
         })
     }
 

@@ -385,15 +385,23 @@ fn named(body: &RawValue) -> Result<QueueMessage, PortError> {
     Ok(QueueMessage { event_id: named.id, body: body.get().as_bytes().to_vec() })
 }
 
-/// The events of a queue's message: an event of the bus as a rule delivers it, whole.
+/// A queue's message as a rule delivers it: an event of the bus, whole.
+#[derive(Deserialize)]
+struct Delivered<'a> {
+    #[serde(borrow)]
+    detail: &'a RawValue,
+}
+
+/// The events of an entry of the delivery bus, out of a queue's message.
 pub fn unpack_message(body: &str) -> Result<Pack, PortError> {
-    #[derive(Deserialize)]
-    struct Delivered<'a> {
-        #[serde(borrow)]
-        detail: &'a RawValue,
-    }
     let delivered: Delivered<'_> = serde_json::from_str(body).map_err(|error| unreadable(&error))?;
     unpack_delivery(delivered.detail)
+}
+
+/// The events of an entry of the default bus, out of a queue's message.
+pub fn unpack_stored(body: &str) -> Result<Vec<BusEvent>, PortError> {
+    let delivered: Delivered<'_> = serde_json::from_str(body).map_err(|error| unreadable(&error))?;
+    unpack_default(delivered.detail)
 }
 
 /// A queue's message as a rule would deliver it, for one event that is put there without a bus.

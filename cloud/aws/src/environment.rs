@@ -11,9 +11,9 @@ pub enum Function {
     Ingest,
     /// Stream batch: raw objects.
     Archive,
-    /// Default bus to delivery bus.
+    /// Queue of the default bus to delivery bus.
     Enrich,
-    /// Delivery bus to feeds.
+    /// Queue of the delivery bus to feeds.
     Feed,
     /// Fleet API.
     Fleet,
@@ -67,24 +67,24 @@ impl Function {
     /// What it must be told.
     pub const fn requires(self) -> &'static [&'static str] {
         use names::{
-            BUCKET, DATABASE, DEFAULT_BUS, DELIVERY_BUS, DOWNLINK_QUEUE, EVENTS, FEED, FEED_FUNCTION,
-            QUEUE_PREFIX, REPORTS_QUEUE, RULE_DEAD_QUEUE_ARN, SECRET, STATE, STATE_MACHINE, TARGET_ROLE,
-            VEHICLES, WEBHOOK_DEAD_QUEUE, WEBHOOK_QUEUE, WEBHOOK_QUEUE_ARN,
+            BUCKET, DATABASE, DEAD_QUEUE, DEFAULT_BUS, DELIVERY_BUS, DOWNLINK_QUEUE, EVENTS, FEED,
+            FEED_QUEUE_ARN, QUEUE_PREFIX, REPORTS_QUEUE, RULE_DEAD_QUEUE_ARN, SECRET, STATE, STATE_MACHINE,
+            TARGET_ROLE, VEHICLES, WEBHOOK_QUEUE_ARN, WORK_QUEUE,
         };
         match self {
             Self::Ingest => {
                 &[SECRET, BUCKET, EVENTS, STATE, FEED, VEHICLES, DEFAULT_BUS, DOWNLINK_QUEUE, REPORTS_QUEUE]
             }
             Self::Archive => &[BUCKET, EVENTS, STATE, FEED, VEHICLES],
-            Self::Enrich => &[SECRET, BUCKET, DELIVERY_BUS],
-            Self::Feed => &[BUCKET, EVENTS, STATE, FEED, VEHICLES],
+            Self::Enrich => &[SECRET, BUCKET, DELIVERY_BUS, WORK_QUEUE, DEAD_QUEUE],
+            Self::Feed => &[BUCKET, EVENTS, STATE, FEED, VEHICLES, WORK_QUEUE, DEAD_QUEUE],
             Self::Fleet => &[SECRET, BUCKET, EVENTS, STATE, FEED, VEHICLES, QUEUE_PREFIX, DATABASE],
             Self::Admin => {
                 &[SECRET, BUCKET, EVENTS, STATE, FEED, VEHICLES, QUEUE_PREFIX, DATABASE, STATE_MACHINE]
             }
             Self::Authorizer => &[SECRET, DATABASE],
             Self::Loader => &[SECRET, BUCKET, DATABASE],
-            Self::Webhook => &[SECRET, DATABASE, WEBHOOK_QUEUE, WEBHOOK_DEAD_QUEUE],
+            Self::Webhook => &[SECRET, DATABASE, WORK_QUEUE, DEAD_QUEUE],
             Self::Provision => &[
                 SECRET,
                 BUCKET,
@@ -93,7 +93,7 @@ impl Function {
                 DELIVERY_BUS,
                 WEBHOOK_QUEUE_ARN,
                 RULE_DEAD_QUEUE_ARN,
-                FEED_FUNCTION,
+                FEED_QUEUE_ARN,
                 TARGET_ROLE,
             ],
             Self::Steer => &[SECRET, BUCKET, DATABASE, DOWNLINK_QUEUE, DELIVERY_BUS, STATE_MACHINE],
@@ -138,12 +138,12 @@ pub mod names {
     pub const DOWNLINK_QUEUE: &str = "CONVOY_DOWNLINK_QUEUE";
     /// Url of the SQS queue of vehicles' reports.
     pub const REPORTS_QUEUE: &str = "CONVOY_REPORTS_QUEUE";
-    /// Url of the SQS queue of webhooks.
-    pub const WEBHOOK_QUEUE: &str = "CONVOY_WEBHOOK_QUEUE";
-    /// Arn of the same.
+    /// Url of the SQS queue that the function works off.
+    pub const WORK_QUEUE: &str = "CONVOY_WORK_QUEUE";
+    /// Url of the SQS queue of what it gave up.
+    pub const DEAD_QUEUE: &str = "CONVOY_DEAD_QUEUE";
+    /// Arn of the SQS queue of webhooks.
     pub const WEBHOOK_QUEUE_ARN: &str = "CONVOY_WEBHOOK_QUEUE_ARN";
-    /// Url of the SQS queue of webhooks that were given up.
-    pub const WEBHOOK_DEAD_QUEUE: &str = "CONVOY_WEBHOOK_DEAD_QUEUE";
     /// What names of customers' resources begin with.
     pub const QUEUE_PREFIX: &str = "CONVOY_QUEUE_PREFIX";
     /// Arn of the SQS queue for what a rule cannot deliver.
@@ -156,8 +156,8 @@ pub mod names {
     pub const DATABASE_IAM: &str = "CONVOY_DATABASE_IAM";
     /// Arn of the provisioning state machine.
     pub const STATE_MACHINE: &str = "CONVOY_STATE_MACHINE";
-    /// Arn of the feed function.
-    pub const FEED_FUNCTION: &str = "CONVOY_FEED_FUNCTION";
+    /// Arn of the SQS queue of what goes into feeds.
+    pub const FEED_QUEUE_ARN: &str = "CONVOY_FEED_QUEUE_ARN";
     /// Arn of the role that EventBridge assumes for its targets.
     pub const TARGET_ROLE: &str = "CONVOY_TARGET_ROLE";
     /// Networks inside that webhooks may reach nevertheless, CIDRs with commas between.

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
 /// A batch of the stream, from Kinesis or from Kafka.
 #[derive(Debug, Default, Deserialize)]
@@ -118,18 +117,6 @@ impl BatchResponse {
         let failure = |item_identifier| BatchItemFailure { item_identifier };
         Self { batch_item_failures: ids.into_iter().map(failure).collect() }
     }
-}
-
-/// An event of a bus.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct BusDelivery {
-    /// Who published it.
-    pub source: String,
-    /// What it is.
-    pub detail_type: String,
-    /// Its content.
-    pub detail: Box<RawValue>,
 }
 
 /// A batch of an SQS queue.

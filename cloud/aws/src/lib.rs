@@ -35,5 +35,5 @@ pub mod reports;
 pub mod routing;
 pub mod sqs;
 pub mod stream_batch;
-pub mod webhook_queue;
+pub mod work_queue;
 pub mod workflow;

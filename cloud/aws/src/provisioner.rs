@@ -52,8 +52,8 @@ pub struct Settings {
     pub webhook_queue_arn: String,
     /// Arn of the queue for what no target took.
     pub rule_dead_queue_arn: String,
-    /// Arn of the function behind feeds.
-    pub feed_function_arn: String,
+    /// Arn of the one queue of what goes into feeds.
+    pub feed_queue_arn: String,
     /// Arn of the role that EventBridge assumes for API destinations, and for every target of a v2 bus.
     pub target_role_arn: String,
 }
@@ -139,7 +139,7 @@ impl AwsProvisioner {
 
     /// The target behind an arn, and the id that was kept with it.
     fn target_of(&self, arn: &str, id: &str) -> Option<Target> {
-        if arn == self.settings.feed_function_arn {
+        if arn == self.settings.feed_queue_arn {
             return id.parse().ok().map(Target::Feed);
         }
         if arn == self.settings.webhook_queue_arn {
@@ -158,7 +158,7 @@ impl AwsProvisioner {
     async fn arn_of(&self, target: &Target) -> Result<String, PortError> {
         match target {
             Target::Queue(subscription) => Ok(self.queue_arn(subscription)),
-            Target::Feed(_) => Ok(self.settings.feed_function_arn.clone()),
+            Target::Feed(_) => Ok(self.settings.feed_queue_arn.clone()),
             Target::Webhook(_) => Ok(self.settings.webhook_queue_arn.clone()),
             Target::Destination(endpoint) => self.destination_arn(endpoint).await?.ok_or_else(|| {
                 refused("provisioner", format!("there is no API destination of {endpoint}: make it first"))

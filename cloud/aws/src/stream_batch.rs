@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::event::StreamItem;
 
 /// Time that is left for the answer before the invocation would be killed.
-const RESERVE: Duration = Duration::from_secs(2);
+pub const RESERVE: Duration = Duration::from_secs(2);
 
 /// How far a batch got.
 #[derive(Debug, PartialEq, Eq)]

@@ -14,13 +14,13 @@ use crate::deployment::Deployment;
 use crate::entry::unpack_delivery;
 use crate::event::{BatchResponse, QueueEvent, QueueItem};
 use crate::failure::Failure;
-use crate::webhook_queue::WebhookQueue;
+use crate::work_queue::WorkQueue;
 
 /// What it keeps.
 pub struct State {
     reference: Arc<dyn ReferenceDatabase>,
     sender: Arc<dyn WebhookSender>,
-    queue: WebhookQueue,
+    queue: WorkQueue,
     key: WebhookMasterKey,
     ambient: Ambient,
     counters: Arc<Counters>,
@@ -39,7 +39,7 @@ impl State {
         Ok(Self {
             reference: deployment.reference().await?,
             sender: deployment.webhook_sender()?,
-            queue: deployment.webhook_queue()?,
+            queue: deployment.work_queue()?,
             key: deployment.keys().await?.webhook.clone(),
             ambient: deployment.ambient.clone(),
             counters: Arc::clone(&deployment.counters),

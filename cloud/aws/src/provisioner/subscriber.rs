@@ -4,9 +4,8 @@ use aws_sdk_eventbridgev2::error::BuildError;
 use aws_sdk_eventbridgev2::operation::describe_subscriber::DescribeSubscriberOutput;
 use aws_sdk_eventbridgev2::types::{
     BatchConfiguration, Filter, FilterConfiguration, FilterLanguage, FilterScope, HttpParameters,
-    InvocationType, InvokeConfiguration, JsonataConfiguration, LambdaParameters, OnFailureConfiguration,
-    OrderingType, RetryPolicy, SqsParameters, StartingPosition, SubscriberState, Transformer,
-    TransformerType,
+    InvokeConfiguration, JsonataConfiguration, OnFailureConfiguration, OrderingType, RetryPolicy,
+    SqsParameters, StartingPosition, SubscriberState, Transformer, TransformerType,
 };
 use convoy_cloud_core::ports::{PortError, Resource};
 use convoy_cloud_core::rules::{Rule, Target};
@@ -23,8 +22,6 @@ const QUOTA: &str = "subscribers of one bus";
 const PAGES_MAX: usize = 10;
 /// How long an endpoint of the basic class may take to answer, seconds; as on a classic bus.
 const ANSWER_S: &str = "5";
-/// How long the feed function may take, seconds; the service's limit.
-const FEED_S: &str = "30";
 
 fn unbuilt(error: BuildError) -> PortError {
     refused(SERVICE, error.to_string())
@@ -157,17 +154,11 @@ fn invocation(target: &Target, arn: String, by: &AwsProvisioner) -> Result<Invoc
     let invoke = InvokeConfiguration::builder().role_arn(&by.settings.target_role_arn).target_arn(arn);
     let queue = SqsParameters::builder().build();
     let (invoke, expression, one_by_one) = match target {
-        Target::Queue(_) => (invoke.sqs_parameters(queue), None, false),
+        Target::Queue(_) | Target::Feed(_) => (invoke.sqs_parameters(queue), None, false),
         Target::Webhook(endpoint) => {
             let expression =
                 format!("{{% {{\"endpoint_id\": \"{endpoint}\", \"event\": $events.Data.detail}} %}}");
             (invoke.sqs_parameters(queue), Some(expression), false)
-        }
-        Target::Feed(_) => {
-            // The bus waits for the function, so that its retries and its dead letters hold for the function's failures.
-            let function = LambdaParameters::builder().invocation_type(InvocationType::RequestResponse);
-            let function = function.invocation_timeout_seconds(FEED_S).build();
-            (invoke.lambda_parameters(function), None, true)
         }
         Target::Destination(_) => {
             let http = HttpParameters::builder().invocation_timeout_seconds(ANSWER_S).build();

@@ -53,7 +53,7 @@ impl Site {
             bus: DeliveryBus::Classic(bus.clone()),
             webhook_queue_arn: arn("sqs", &format!("{prefix}webhooks")),
             rule_dead_queue_arn: arn("sqs", &format!("{prefix}undelivered")),
-            feed_function_arn: arn("lambda", "function:feed"),
+            feed_queue_arn: arn("sqs", "feed"),
             target_role_arn: format!("arn:aws:iam::{ACCOUNT}:role/targets"),
         };
         Self { clients, settings, bus, webhook_url: queues.remove(0), customers: Customers::new().await }

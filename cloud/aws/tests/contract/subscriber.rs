@@ -18,7 +18,7 @@ use crate::fake::{Fake, Reply, Request};
 
 const BUS: &str = "arn:aws:events:eu-central-1:000000000000:event-busv2/convoy/abcdefghijklmnopqrstuvwxy";
 const ROLE: &str = "arn:aws:iam::000000000000:role/targets";
-const FEED: &str = "arn:aws:lambda:eu-central-1:000000000000:function:feed";
+const FEED: &str = "arn:aws:sqs:eu-central-1:000000000000:feed";
 
 /// Subscribers by arn, as they were made.
 type Subscribers = Arc<Mutex<BTreeMap<String, Value>>>;
@@ -95,7 +95,7 @@ impl Site {
             bus: DeliveryBus::V2(BUS.into()),
             webhook_queue_arn: format!("arn:aws:sqs:eu-central-1:000000000000:{prefix}webhooks"),
             rule_dead_queue_arn: "arn:aws:sqs:eu-central-1:000000000000:undelivered".into(),
-            feed_function_arn: FEED.into(),
+            feed_queue_arn: FEED.into(),
             target_role_arn: ROLE.into(),
         };
         let key = WebhookMasterKey([1; 32]);
@@ -144,13 +144,10 @@ async fn a_subscriber_is_made_as_the_design_says() {
     assert_eq!(made["OnFailureConfiguration"]["Arn"], "arn:aws:sqs:eu-central-1:000000000000:undelivered");
     assert_eq!(made["Tags"], json!({"convoy:stack": "v2made"}));
     assert_eq!((&made["Type"], &made["State"]), (&json!("UNORDERED"), &json!("RUNNING")));
-    assert_eq!(
-        (&made["Transformer"]["Type"], &made["BatchConfiguration"]["MaxBatchSize"]),
-        (&json!("RAW"), &json!(1))
-    );
+    assert_eq!(made["Transformer"]["Type"], "RAW");
     let invoke = &made["InvokeConfiguration"];
     assert_eq!((&invoke["TargetArn"], &invoke["RoleArn"]), (&json!(FEED), &json!(ROLE)));
-    assert_eq!(invoke["LambdaParameters"]["InvocationType"], "REQUEST_RESPONSE");
+    assert!(invoke["SqsParameters"].is_object() && invoke["LambdaParameters"].is_null(), "{invoke}");
     let filter = &made["FilterConfiguration"]["Filters"][0];
     let Resource::Rule(wanted) = &feed else { panic!() };
     assert_eq!((&filter["Scope"], &filter["Pattern"]), (&json!("DATA"), &json!(wanted.pattern)));

@@ -11,7 +11,7 @@ use crate::customers::Customers;
 use crate::emulator::config;
 use crate::fake::{Fake, Reply, Request};
 
-const FEED: &str = "arn:aws:lambda:eu-central-1:123456789012:function:feed";
+const FEED: &str = "arn:aws:sqs:eu-central-1:123456789012:feed";
 
 fn subscription() -> SubscriptionId {
     SubscriptionId::from_bytes(&[1; 16])
@@ -48,7 +48,7 @@ async fn provisioner(
         bus: DeliveryBus::Classic("delivery".into()),
         webhook_queue_arn: "arn:aws:sqs:eu-central-1:123456789012:webhooks".into(),
         rule_dead_queue_arn: "arn:aws:sqs:eu-central-1:123456789012:undelivered".into(),
-        feed_function_arn: FEED.into(),
+        feed_queue_arn: FEED.into(),
         target_role_arn: "arn:aws:iam::123456789012:role/targets".into(),
     };
     let key = WebhookMasterKey([1; 32]);
