@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::golden::{CAR, Recording, TRUCK};
+use crate::golden::{CAR, Recording, TRUCK, crossings};
 use crate::harness::{Customer, samples};
 use crate::receiver::Receiver;
 use crate::stack::{Stack, until};
@@ -12,6 +12,10 @@ use crate::stack::{Stack, until};
 const TRUCK_ID: &str = "7a000000000000000000000000000001";
 const CAR_ID: &str = "7a000000000000000000000000000002";
 const LIMIT_RPM: f64 = 652.0;
+const HYSTERESIS_RPM: f64 = 2.0;
+
+/// Trouble codes that the truck's recording opens.
+const CODES: [&str; 4] = ["SPN 3216 FMI 20", "SPN 609 FMI 12", "SPN 609 FMI 9", "SPN 980 FMI 9"];
 
 fn ids(events: &[Value]) -> BTreeSet<String> {
     events.iter().map(|event| event["id"].as_str().unwrap().to_owned()).collect()
@@ -24,11 +28,17 @@ async fn endpoint(stack: &Stack, customer: &Customer, url: &str, class: &str) ->
     (text("id"), text("secret"))
 }
 
+/// Samples that the oracle counts. Of J1939 it also counts what says "not available", which the agent drops.
+fn count(signal: &Value) -> u64 {
+    signal.get("valid_count").unwrap_or(&signal["count"]).as_u64().unwrap()
+}
+
 /// The feed once it holds as many samples of every signal as the oracle says.
 async fn whole_feed(customer: &Customer, subscription: &str, recording: &Recording) -> Vec<Value> {
-    // Of J1939 the oracle also counts what says "not available", which the agent drops.
-    let count = |signal: &Value| signal.get("valid_count").unwrap_or(&signal["count"]).as_u64().unwrap();
-    let expected: u64 = recording.golden().values().map(count).sum();
+    feed_of(customer, subscription, recording.golden().values().map(count).sum()).await
+}
+
+async fn feed_of(customer: &Customer, subscription: &str, expected: u64) -> Vec<Value> {
     until("the feed holds every sample of the recording", || async {
         let feed = customer.client.feed(subscription).await;
         let found: usize = samples(&feed).values().map(|samples| samples.values.len()).sum();
@@ -70,7 +80,7 @@ async fn customers_of_the_deployment_get_exactly_what_they_subscribed_to() {
     plain.set_key(&key);
     let raw = stack.subscribe(&hauler, json!({"package": "raw"})).await;
     let rpm = json!([{"path": "Vehicle.Powertrain.CombustionEngine.Speed", "side": "above",
-        "limit": LIMIT_RPM, "hysteresis": 2.0}]);
+        "limit": LIMIT_RPM, "hysteresis": HYSTERESIS_RPM}]);
     let alerts = |endpoint: &str| json!({"package": "alerts", "thresholds": rpm, "delivery": {"queue": true, "webhook": endpoint}});
     let by_webhook = stack.subscribe(&hauler, alerts(&webhook)).await;
     let by_destination = stack.subscribe(&hauler, alerts(&basic)).await;
@@ -89,36 +99,49 @@ async fn customers_of_the_deployment_get_exactly_what_they_subscribed_to() {
         assert_eq!(ids(feed).len(), feed.len(), "no event twice in a feed");
         assert_eq!(ids(&pulled(customer, subscription, feed).await), ids(feed));
     }
-    let of_speed = samples(&driver.client.feed(&speed).await);
+    let of_speed = samples(&feed_of(&driver, &speed, count(&CAR.golden()["OBD2_7E8.S01_0D_VSS"])).await);
     assert_eq!(of_speed.keys().collect::<Vec<_>>(), ["OBD2_7E8.S01_0D_VSS"]);
-    alerts_come_both_ways(&hauler, (&by_webhook, &signed), (&by_destination, &plain)).await;
+    let rpm = &samples(&truck_feed)["EEC1.SPN190_EngineSpeed"].values;
+    let expected = crossings(rpm, LIMIT_RPM, HYSTERESIS_RPM);
+    alerts_come_both_ways(&hauler, expected, (&by_webhook, &signed), (&by_destination, &plain)).await;
     on_demand_reads_agree(&hauler, &truck_feed).await;
     raw_objects_are_kept(&stack).await;
     nothing_was_given_up(&stack);
 }
 
+/// The feed once it holds as many alerts as are expected.
+async fn alerts_in_feed(customer: &Customer, subscription: &str, expected: usize) -> Vec<Value> {
+    until("all alerts are in the feed", || async {
+        let feed = customer.client.feed(subscription).await;
+        (feed.len() >= expected).then_some(feed)
+    })
+    .await
+}
+
 /// Alerts reach the signed endpoint through the dispatcher and the basic one through an API destination.
 async fn alerts_come_both_ways(
     hauler: &Customer,
+    expected_crossings: usize,
     (by_webhook, signed): (&str, &Receiver),
     (by_destination, plain): (&str, &Receiver),
 ) {
-    let feed = hauler.client.feed(by_webhook).await;
+    let feed = alerts_in_feed(hauler, by_webhook, CODES.len() + expected_crossings).await;
     let mut codes: Vec<_> = feed
         .iter()
         .filter(|event| event["data"]["alert"]["kind"] == "dtc_opened")
         .map(|event| event["data"]["alert"]["dtc"]["text"].as_str().unwrap().to_owned())
         .collect();
     codes.sort();
-    assert_eq!(codes, ["SPN 3216 FMI 20", "SPN 609 FMI 12", "SPN 609 FMI 9", "SPN 980 FMI 9"]);
-    let crossed = feed.iter().filter(|event| event["data"]["alert"]["kind"] == "threshold_crossed");
-    assert!(crossed.clone().count() > 0, "the recording crosses the limit");
+    assert_eq!(codes, CODES);
+    let crossed = feed.iter().filter(|event| event["data"]["alert"]["kind"] == "threshold_crossed").count();
+    assert!(crossed > 0, "the recording crosses the limit");
+    assert_eq!((crossed, feed.len()), (expected_crossings, CODES.len() + expected_crossings));
     until("all alerts are posted and signed", || async {
         (ids(&signed.events()) == ids(&feed)).then_some(())
     })
     .await;
     assert_eq!(signed.received.lock().unwrap().unsigned, 0);
-    let other = hauler.client.feed(by_destination).await;
+    let other = alerts_in_feed(hauler, by_destination, feed.len()).await;
     assert_eq!(other.len(), feed.len(), "both subscriptions get the same alerts");
     until("all alerts are posted through the API destination", || async {
         (ids(&plain.events()) == ids(&other)).then_some(())

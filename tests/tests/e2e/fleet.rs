@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use crate::golden::{CAR, TRUCK};
+use crate::golden::{CAR, TRUCK, crossings};
 use crate::harness::{BrokerMode, Cloud, Customer, free_address, mosquitto, samples, until};
 use crate::receiver::Receiver;
 
@@ -29,19 +29,6 @@ async fn endpoint(cloud: &Cloud, customer: &Customer, receiver: &Receiver) -> St
     let created = cloud.admin.post(&path, &json!({"url": url})).await;
     receiver.set_secret(created["secret"].as_str().unwrap());
     created["id"].as_str().unwrap().to_owned()
-}
-
-/// How often the engine speed crossed the limit, from the delivered samples, by a plain loop.
-fn crossings(values: &[(i64, Option<f64>)]) -> usize {
-    let (mut above, mut count) = (false, 0);
-    for value in values.iter().filter_map(|(_, value)| *value) {
-        if value > LIMIT_RPM && !above {
-            (above, count) = (true, count + 1);
-        } else if value <= LIMIT_RPM - HYSTERESIS_RPM {
-            above = false;
-        }
-    }
-    count
 }
 
 async fn everyone_gets_their_own(mode: BrokerMode) {
@@ -106,7 +93,8 @@ async fn alerts_arrive_by_every_way(
     receiver: &Receiver,
     delivered: &BTreeMap<String, crate::harness::Samples>,
 ) {
-    let expected_crossings = crossings(&delivered["EEC1.SPN190_EngineSpeed"].values);
+    let expected_crossings =
+        crossings(&delivered["EEC1.SPN190_EngineSpeed"].values, LIMIT_RPM, HYSTERESIS_RPM);
     assert!(expected_crossings > 0, "the recording crosses the limit");
     let feed = hauler.client.feed(alerts).await;
     let mut codes: Vec<_> = feed

@@ -105,3 +105,17 @@ impl Recording {
         assert!(more.is_empty(), "delivered but unknown to the oracle: {more:?}");
     }
 }
+
+/// How often values crossed a limit upwards, by a plain loop; the next crossing counts once they were below by the
+/// hysteresis.
+pub(crate) fn crossings(values: &[(i64, Option<f64>)], limit: f64, hysteresis: f64) -> usize {
+    let (mut above, mut count) = (false, 0);
+    for value in values.iter().filter_map(|(_, value)| *value) {
+        if value > limit && !above {
+            (above, count) = (true, count + 1);
+        } else if value <= limit - hysteresis {
+            above = false;
+        }
+    }
+    count
+}
