@@ -8,6 +8,7 @@ use crate::golden::{CAR, Recording, TRUCK, crossings};
 use crate::harness::{Customer, samples};
 use crate::receiver::Receiver;
 use crate::stack::{Stack, until};
+use crate::twin;
 
 const TRUCK_ID: &str = "7a000000000000000000000000000001";
 const CAR_ID: &str = "7a000000000000000000000000000002";
@@ -107,6 +108,9 @@ async fn customers_of_the_deployment_get_exactly_what_they_subscribed_to() {
     on_demand_reads_agree(&hauler, &truck_feed).await;
     raw_objects_are_kept(&stack).await;
     nothing_was_given_up(&stack);
+    let of_hauler = vec![&raw, &by_webhook, &by_destination];
+    let customers = [(&hauler, of_hauler), (&driver, vec![&all_of_car, &speed])];
+    twin::assert_same(&stack, dir.path(), &rows, &customers).await;
 }
 
 /// The feed once it holds as many alerts as are expected.

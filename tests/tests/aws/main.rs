@@ -11,3 +11,4 @@ mod receiver;
 
 mod fleet;
 mod stack;
+mod twin;

@@ -72,6 +72,7 @@ pub(crate) struct Stack {
     pub(crate) outputs: Value,
     pub(crate) admin: Client,
     pub(crate) mqtt: SocketAddr,
+    pub(crate) database_url: String,
     _bridge: Process,
     _emulator: Process,
     fleet: Client,
@@ -103,6 +104,7 @@ impl Stack {
             outputs,
             admin,
             mqtt,
+            database_url,
             _bridge: bridge,
             _emulator: emulator,
             fleet,
@@ -119,6 +121,13 @@ impl Stack {
 
     pub(crate) fn cli(&self) -> Cli {
         Cli { url: self.url.clone() }
+    }
+
+    /// The secret that all keys are derived from.
+    pub(crate) fn secret(&self) -> String {
+        let found =
+            self.cli().run(&["secretsmanager", "get-secret-value", "--secret-id", self.output("Secret")]);
+        found["SecretString"].as_str().unwrap().to_owned()
     }
 
     pub(crate) fn output(&self, name: &str) -> &str {

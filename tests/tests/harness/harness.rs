@@ -233,8 +233,14 @@ impl Cloud {
     }
 
     pub(crate) async fn restart(&mut self) {
+        self.stop_and(async |_| {}).await;
+    }
+
+    /// Stops it, lets its data folder be changed, and starts it again.
+    pub(crate) async fn stop_and(&mut self, change: impl AsyncFnOnce(&Path)) {
         self.process.terminate();
         assert!(self.process.ended().await.success());
+        change(&self.dir.join("cloud")).await;
         self.process = Self::spawn(&self.dir, self.mode, self.http, (self.mqtt, self.mqtts));
         self.ready().await;
     }
@@ -342,6 +348,11 @@ impl Client {
     pub(crate) fn behind(&self, host: &str, timeout: Duration) -> Self {
         let http = reqwest::Client::builder().no_proxy().timeout(timeout).build().unwrap();
         Self { http, host: Some(host.to_owned()), ..self.clone() }
+    }
+
+    /// This server, called with the key of another client.
+    pub(crate) fn with_key_of(&self, other: &Self) -> Self {
+        self.with_key(&other.key)
     }
 
     pub(crate) fn with_key(&self, key: &str) -> Self {
