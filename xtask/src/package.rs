@@ -12,16 +12,39 @@ const ZIP_BYTES_MAX: u64 = 4 << 20;
 /// Cargo's profile, in the workspace's Cargo.toml.
 const PROFILE: &str = "lambda";
 const PROGRAM: &str = "bootstrap";
+const BRIDGE: &str = "convoy-bridge";
 
 /// Run with the program's path and the zip's.
 const MAKE_ZIP: &str = include_str!("make_zip.py");
+
+/// Programs of the deployment.
+#[derive(Debug, Clone)]
+pub(crate) struct Built {
+    /// The zip with the functions.
+    pub(crate) zip: PathBuf,
+    /// The folder with the bridge.
+    pub(crate) folder: PathBuf,
+}
 
 /// Builds and zips; prints both sizes.
 ///
 /// # Errors
 /// When the build fails, or the zip is too large.
 pub(crate) fn run() -> Result<PathBuf> {
-    let mut build = cargo(&["build", "--profile", PROFILE, "-p", "convoy-aws", "--bin", PROGRAM]);
+    build(&[PROGRAM]).map(|built| built.zip)
+}
+
+/// As [`run`], with the bridge.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn with_bridge() -> Result<Built> {
+    build(&[PROGRAM, BRIDGE])
+}
+
+fn build(programs: &[&str]) -> Result<Built> {
+    let mut build = cargo(&["build", "--profile", PROFILE, "-p", "convoy-aws"]);
+    build.args(programs.iter().flat_map(|program| ["--bin", program]));
     let status = run_streaming(&mut build, |line| println!("{line}"))?;
     if !status.success() {
         bail!("`{}` failed ({status}): see its message above", shown(&build));
@@ -35,7 +58,7 @@ pub(crate) fn run() -> Result<PathBuf> {
         zipped <= ZIP_BYTES_MAX,
         "the zip has {zipped} bytes, at most {ZIP_BYTES_MAX} are wanted: see what grew with cargo-bloat"
     );
-    Ok(zip)
+    Ok(Built { zip, folder })
 }
 
 /// What Lambda calls the processor that this machine builds for.

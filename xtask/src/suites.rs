@@ -10,7 +10,7 @@ use crate::command::{cargo, command, run_streaming, shown};
 use crate::python::{self, Tools};
 use crate::table::{Align, render};
 use crate::tally::Tally;
-use crate::{check, install};
+use crate::{check, install, package};
 
 /// What a suite wants to find before it starts.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -21,8 +21,10 @@ enum Need {
     Mosquitto,
     /// Debian's PostgreSQL, for the reference database on a server of its own.
     Postgres,
-    /// The emulator of AWS and the template's linters, from PyPI.
+    /// The emulator of AWS, its command line and the template's linters, from PyPI.
     AwsTools,
+    /// The zip of the functions and the bridge, built as they are deployed.
+    Functions,
 }
 
 /// How a suite is run.
@@ -110,6 +112,12 @@ const SUITES: &[Suite] = &[
         needs: &[Need::ReleaseBinaries],
         run: Run::ReleaseTests("demo"),
     },
+    Suite {
+        name: "aws",
+        about: "the AWS template deployed on an emulator, vehicle to customer, beside the single machine",
+        needs: &[Need::ReleaseBinaries, Need::Mosquitto, Need::Postgres, Need::AwsTools, Need::Functions],
+        run: Run::ReleaseTests("aws"),
+    },
 ];
 
 /// How one suite ended.
@@ -132,7 +140,7 @@ pub(crate) fn help() -> String {
         let _ = writeln!(text, "  {:<6} {}", suite.name, suite.about);
     }
     text.push_str(
-        "\nunit, e2e and crash need Debian's mosquitto, unit also its postgresql: they are installed with apt-get \
+        "\nunit, e2e, crash and aws need Debian's mosquitto, unit and aws also its postgresql: they are installed with apt-get \
          as root or\nthrough `sudo -n`. Where that is not possible that part is skipped; with CI=true that is a \
          failure.",
     );
@@ -211,10 +219,28 @@ impl Session {
         }
         if suite.needs.contains(&Need::AwsTools) {
             match self.aws_tools() {
-                Ok(tools) => variables.push(("CONVOY_MINISTACK", tools.program("ministack"))),
+                Ok(tools) => {
+                    variables.push(("CONVOY_MINISTACK", tools.program("ministack")));
+                    variables.push(("CONVOY_AWS_CLI", tools.program("aws")));
+                }
                 Err(reason) => {
                     tally += self.without(suite.name, "AWS", &reason);
                     return Ok(tally);
+                }
+            }
+        }
+        if suite.needs.contains(&Need::Functions) {
+            if tally != Tally::default() {
+                return Ok(tally);
+            }
+            match package::with_bridge() {
+                Ok(built) => {
+                    variables.push(("CONVOY_LAMBDA_ZIP", built.zip));
+                    variables.push(("CONVOY_AWS_BIN", built.folder));
+                }
+                Err(error) => {
+                    self.remark(format!("{}: failed, there are no functions: {error:#}", suite.name));
+                    return Ok(Tally::step(false));
                 }
             }
         }
@@ -361,7 +387,7 @@ mod tests {
 
     #[test]
     fn no_name_selects_every_suite_in_order() {
-        let all = ["check", "unit", "tidy", "template", "build", "e2e", "crash", "demo"];
+        let all = ["check", "unit", "tidy", "template", "build", "e2e", "crash", "demo", "aws"];
         assert_eq!(selected_names(&[]), all);
         assert_eq!(names(), all);
     }
