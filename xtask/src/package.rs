@@ -14,6 +14,12 @@ const PROFILE: &str = "lambda";
 const PROGRAM: &str = "bootstrap";
 const BRIDGE: &str = "convoy-bridge";
 
+/// A panic ends the process, so nothing is ever unwound, and tables for it would be a tenth of the program.
+const RUST_FLAGS: &str = "-C force-unwind-tables=no";
+/// The linker that rustc brings along for this processor can do it.
+const FOLD_EQUAL_FUNCTIONS: &[&str] =
+    if cfg!(target_arch = "x86_64") { &["-C", "link-arg=-Wl,--icf=all,-O2"] } else { &[] };
+
 /// Run with the program's path and the zip's.
 const MAKE_ZIP: &str = include_str!("make_zip.py");
 
@@ -31,7 +37,7 @@ pub(crate) struct Built {
 /// # Errors
 /// When the build fails, or the zip is too large.
 pub(crate) fn run() -> Result<PathBuf> {
-    build(&[PROGRAM]).map(|built| built.zip)
+    functions().map(|built| built.zip)
 }
 
 /// As [`run`], with the bridge.
@@ -39,26 +45,49 @@ pub(crate) fn run() -> Result<PathBuf> {
 /// # Errors
 /// As [`run`].
 pub(crate) fn with_bridge() -> Result<Built> {
-    build(&[PROGRAM, BRIDGE])
+    build(BRIDGE, &[])?;
+    functions()
 }
 
-fn build(programs: &[&str]) -> Result<Built> {
-    let mut build = cargo(&["build", "--profile", PROFILE, "-p", "convoy-aws"]);
-    build.args(programs.iter().flat_map(|program| ["--bin", program]));
+fn build(program: &str, link_arguments: &[&str]) -> Result<()> {
+    let mut build = cargo(&["rustc", "--profile", PROFILE, "-p", "convoy-aws", "--bin", program, "--"]);
+    build.args(link_arguments).env("RUSTFLAGS", RUST_FLAGS);
     let status = run_streaming(&mut build, |line| println!("{line}"))?;
     if !status.success() {
         bail!("`{}` failed ({status}): see its message above", shown(&build));
     }
+    Ok(())
+}
+
+fn functions() -> Result<Built> {
+    build(PROGRAM, FOLD_EQUAL_FUNCTIONS)?;
     let folder = target_dir()?.join(PROFILE);
     let (program, zip) = (folder.join(PROGRAM), folder.join("bootstrap.zip"));
-    make_zip(&program, &zip)?;
-    let (unpacked, zipped) = (bytes_of(&program)?, bytes_of(&zip)?);
+    let lean = folder.join("lean");
+    std::fs::create_dir_all(&lean).with_context(|| format!("create {}", lean.display()))?;
+    let lean = lean.join(PROGRAM);
+    strip_unwinding(&program, &lean)?;
+    make_zip(&lean, &zip)?;
+    let (unpacked, zipped) = (bytes_of(&lean)?, bytes_of(&zip)?);
     println!("{}: {zipped} bytes, {PROGRAM} alone {unpacked}", zip.display());
     ensure!(
         zipped <= ZIP_BYTES_MAX,
         "the zip has {zipped} bytes, at most {ZIP_BYTES_MAX} are wanted: see what grew with cargo-bloat"
     );
     Ok(Built { zip, folder })
+}
+
+/// Leaves out the unwinding tables of the standard library and of C, which come compiled with them.
+fn strip_unwinding(program: &Path, lean: &Path) -> Result<()> {
+    let mut strip = command("strip");
+    strip.args(["--remove-section=.eh_frame", "--remove-section=.eh_frame_hdr", "-o"]).args([lean, program]);
+    let status = strip.status().context("start strip, which comes with the C compiler")?;
+    ensure!(
+        status.success(),
+        "{} could not be stripped ({status}): see the message above",
+        program.display()
+    );
+    Ok(())
 }
 
 /// What Lambda calls the processor that this machine builds for.

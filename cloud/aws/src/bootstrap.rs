@@ -39,8 +39,7 @@ impl Frame {
 }
 
 /// Serves invocations until the runtime ends.
-pub async fn run() -> Result<()> {
-    let environment = Environment::of_process();
+pub async fn run(environment: Environment) -> Result<()> {
     let function: Function = environment.required(names::FUNCTION)?.parse()?;
     environment.check(function.requires())?;
     let emitter = Emitter::new(function.name());

@@ -147,6 +147,12 @@ impl QueueItem {
     pub fn attempt(&self) -> u32 {
         self.attributes.get("ApproximateReceiveCount").and_then(|count| count.parse().ok()).unwrap_or(1)
     }
+
+    /// How long ago it was sent, microseconds.
+    pub fn age_us(&self, now_us: i64) -> Option<i64> {
+        let sent_ms: i64 = self.attributes.get("SentTimestamp")?.parse().ok()?;
+        Some(now_us.saturating_sub(sent_ms.saturating_mul(1_000)))
+    }
 }
 
 /// Objects that were written to a bucket.

@@ -27,6 +27,7 @@ pub mod http;
 pub mod kafka;
 pub mod keys;
 pub mod kinesis;
+pub mod logging;
 pub mod manifests;
 pub mod metrics;
 pub mod objects;

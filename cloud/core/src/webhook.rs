@@ -110,6 +110,18 @@ pub fn is_public(address: IpAddr) -> bool {
     }
 }
 
+/// Which attempt, counted from 1, an event is due for that has waited this long, microseconds. For a queue that tells no
+/// more than the age: what was received while we could not post at all then counts as no attempt. A fifth early is in
+/// time, because waits have jitter.
+pub fn attempt_at(age_us: i64) -> u32 {
+    let age_s = u64::try_from(age_us / 1_000_000).unwrap_or(0);
+    let starts_s = WAIT_S.iter().scan(0, |start_s, wait_s| {
+        *start_s += wait_s;
+        Some(*start_s)
+    });
+    1 + u32::try_from(starts_s.take_while(|start_s| age_s * 5 >= start_s * 4).count()).unwrap_or(0)
+}
+
 /// Posts one event to an endpoint and says what comes next.
 pub struct Poster<'a> {
     /// How it is posted.
@@ -264,6 +276,25 @@ mod tests {
             .collect();
         assert_eq!(waits.iter().sum::<u64>(), 75 * 3_600 + 35 * 60 + 5);
         assert!(matches!(next(&fail, 10), Next::GiveUp { disable: false, .. }));
+    }
+
+    #[test]
+    fn an_age_is_due_for_the_attempt_of_the_schedule_a_fifth_early_in_time() {
+        let hour = 3_600;
+        for (age_s, attempt) in [
+            (-1, 1),
+            (3, 1),
+            (4, 2),
+            (243, 2),
+            (244, 3),
+            (600, 3),
+            (2 * hour, 4),
+            (60 * hour, 9),
+            (61 * hour, 10),
+            (1_000 * hour, 10),
+        ] {
+            assert_eq!(attempt_at(age_s * 1_000_000), attempt, "{age_s} s");
+        }
     }
 
     #[test]

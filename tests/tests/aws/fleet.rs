@@ -10,19 +10,19 @@ use crate::receiver::Receiver;
 use crate::stack::{Stack, until};
 use crate::twin;
 
-const TRUCK_ID: &str = "7a000000000000000000000000000001";
-const CAR_ID: &str = "7a000000000000000000000000000002";
-const LIMIT_RPM: f64 = 652.0;
-const HYSTERESIS_RPM: f64 = 2.0;
+pub(crate) const TRUCK_ID: &str = "7a000000000000000000000000000001";
+pub(crate) const CAR_ID: &str = "7a000000000000000000000000000002";
+pub(crate) const LIMIT_RPM: f64 = 652.0;
+pub(crate) const HYSTERESIS_RPM: f64 = 2.0;
 
 /// Trouble codes that the truck's recording opens.
-const CODES: [&str; 4] = ["SPN 3216 FMI 20", "SPN 609 FMI 12", "SPN 609 FMI 9", "SPN 980 FMI 9"];
+pub(crate) const CODES: [&str; 4] = ["SPN 3216 FMI 20", "SPN 609 FMI 12", "SPN 609 FMI 9", "SPN 980 FMI 9"];
 
-fn ids(events: &[Value]) -> BTreeSet<String> {
+pub(crate) fn ids(events: &[Value]) -> BTreeSet<String> {
     events.iter().map(|event| event["id"].as_str().unwrap().to_owned()).collect()
 }
 
-async fn endpoint(stack: &Stack, customer: &Customer, url: &str, class: &str) -> (String, String) {
+pub(crate) async fn endpoint(stack: &Stack, customer: &Customer, url: &str, class: &str) -> (String, String) {
     let path = format!("/admin/v1/customers/{}/webhook-endpoints", customer.id);
     let created = stack.admin.post(&path, &json!({"url": url, "class": class})).await;
     let text = |name: &str| created[name].as_str().unwrap().to_owned();
@@ -35,7 +35,7 @@ fn count(signal: &Value) -> u64 {
 }
 
 /// The feed once it holds as many samples of every signal as the oracle says.
-async fn whole_feed(customer: &Customer, subscription: &str, recording: &Recording) -> Vec<Value> {
+pub(crate) async fn whole_feed(customer: &Customer, subscription: &str, recording: &Recording) -> Vec<Value> {
     feed_of(customer, subscription, recording.golden().values().map(count).sum()).await
 }
 
@@ -49,7 +49,7 @@ async fn feed_of(customer: &Customer, subscription: &str, expected: u64) -> Vec<
 }
 
 /// Pulls and acknowledges until as many events came as the feed holds. A queue may bring one twice.
-async fn pulled(customer: &Customer, subscription: &str, feed: &[Value]) -> Vec<Value> {
+pub(crate) async fn pulled(customer: &Customer, subscription: &str, feed: &[Value]) -> Vec<Value> {
     let mut events: Vec<Value> = Vec::new();
     loop {
         events.extend(customer.client.pull_all(subscription).await);
@@ -114,7 +114,7 @@ async fn customers_of_the_deployment_get_exactly_what_they_subscribed_to() {
 }
 
 /// The feed once it holds as many alerts as are expected.
-async fn alerts_in_feed(customer: &Customer, subscription: &str, expected: usize) -> Vec<Value> {
+pub(crate) async fn alerts_in_feed(customer: &Customer, subscription: &str, expected: usize) -> Vec<Value> {
     until("all alerts are in the feed", || async {
         let feed = customer.client.feed(subscription).await;
         (feed.len() >= expected).then_some(feed)
@@ -179,7 +179,7 @@ async fn on_demand_reads_agree(hauler: &Customer, feed: &[Value]) {
 }
 
 /// The archive holds every record, and the ledger of the truck adds up.
-async fn raw_objects_are_kept(stack: &Stack) {
+pub(crate) async fn raw_objects_are_kept(stack: &Stack) {
     let path = format!("/admin/v1/vehicles/{TRUCK_ID}/ledger");
     until("the ledger accounts for everything, archived too", || async {
         let ledger = stack.admin.get(&path).await;
@@ -204,7 +204,7 @@ async fn raw_objects_are_kept(stack: &Stack) {
 }
 
 /// Nothing is in quarantine, among the dead letters, or at a failure destination.
-fn nothing_was_given_up(stack: &Stack) {
+pub(crate) fn nothing_was_given_up(stack: &Stack) {
     for queue in ["RuleDeadQueue", "FailureQueue", "WebhookDeadQueue"] {
         let arguments =
             ["sqs", "get-queue-attributes", "--queue-url", stack.output(queue), "--attribute-names", "All"];

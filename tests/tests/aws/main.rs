@@ -9,6 +9,9 @@ mod harness;
 #[path = "../e2e/receiver.rs"]
 mod receiver;
 
+mod bad_day;
+mod database;
 mod fleet;
+mod proxy;
 mod stack;
 mod twin;

@@ -1,17 +1,18 @@
 //! The deployed stack: emulator, database, broker, template, bridge.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::database::Postgres;
 use crate::harness::{
     Client, Customer, Process, binary, free_address, mosquitto, repository, until_within, vehicle_map,
 };
+use crate::proxy::Proxy;
 
 const REGION: &str = "eu-central-1";
 const STACK: &str = "convoy";
@@ -30,86 +31,58 @@ fn told(name: &str) -> PathBuf {
     PathBuf::from(value)
 }
 
-/// Initialises a database cluster in a new folder, starts it on port `$2` with the programs in `$1`, and ends it when
-/// standard input ends, which is when the process that started it does.
-const POSTGRES: &str = r#"
-set -e
-data=$(mktemp -d "${TMPDIR:-/tmp}/convoy-postgres.XXXXXX")
-trap 'rm -rf "$data"' EXIT
-"$1/initdb" -D "$data" -U convoy --auth=trust --no-sync --encoding=UTF8 --locale=C >/dev/null
-"$1/pg_ctl" -D "$data" -l "$data/log" -w start >/dev/null \
-    -o "-c listen_addresses=127.0.0.1 -c port=$2 -c unix_socket_directories= -c fsync=off"
-echo ready
-cat >/dev/null
-"$1/pg_ctl" -D "$data" -m immediate stop >/dev/null || true
-"#;
-
-/// A PostgreSQL of this test's own. The server refuses to run as root.
-fn postgres(address: SocketAddr) -> Child {
-    let bin = told("CONVOY_POSTGRES_BIN");
-    let is_root = Command::new("id").arg("-u").output().unwrap().stdout.trim_ascii() == b"0";
-    let mut command = if is_root { Command::new("runuser") } else { Command::new("sh") };
-    if is_root {
-        command.args(["-u", "postgres", "--", "sh"]).current_dir("/");
-    }
-    let mut shell = command
-        .args(["-c", POSTGRES, "postgres"])
-        .arg(bin)
-        .arg(address.port().to_string())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(shell.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    assert_eq!(line.trim(), "ready", "PostgreSQL does not start: see its messages above");
-    shell
-}
-
 /// A deployment, its bridge and its broker; all of it ends with this.
 pub(crate) struct Stack {
     pub(crate) url: String,
     pub(crate) outputs: Value,
     pub(crate) admin: Client,
     pub(crate) mqtt: SocketAddr,
-    pub(crate) database_url: String,
+    pub(crate) database: Postgres,
     _bridge: Process,
     _emulator: Process,
     fleet: Client,
     _broker: Process,
-    _database: Child,
 }
 
 impl Stack {
     /// Deploys the template and starts the bridge.
     pub(crate) async fn deploy(dir: &Path) -> Self {
-        let database_address = free_address();
-        let database = postgres(database_address);
         let (emulator, url) = start_emulator(dir).await;
-        let cli = Cli { url: url.clone() };
+        Self::deploy_on(dir, emulator, &url, &url).await
+    }
+
+    /// The same with a proxy between the deployment and AWS.
+    pub(crate) async fn deploy_on_a_bad_day(dir: &Path) -> (Self, Proxy) {
+        let (emulator, url) = start_emulator(dir).await;
+        let proxy = Proxy::start(&url).await;
+        (Self::deploy_on(dir, emulator, &url, &proxy.url).await, proxy)
+    }
+
+    /// The emulator is at `url`; functions and bridge find it at `endpoint`.
+    async fn deploy_on(dir: &Path, emulator: Process, url: &str, endpoint: &str) -> Self {
+        let database = Postgres::start(&told("CONVOY_POSTGRES_BIN"), free_address());
+        let cli = Cli { url: url.to_owned() };
         cli.run(&["s3", "mb", "s3://code"]);
         cli.run(&["s3", "cp", told("CONVOY_LAMBDA_ZIP").to_str().unwrap(), "s3://code/bootstrap.zip"]);
         let template = repository("cloud/aws/deploy/template.yaml");
         cli.run(&["s3", "cp", template.to_str().unwrap(), "s3://code/template.yaml"]);
-        let database_url = format!("postgres://convoy@{database_address}/postgres?sslmode=disable");
-        let outputs = create(&cli, &database_url).await;
+        let outputs = create(&cli, &database.url, endpoint).await;
         let setup = cli.invoke("convoy-provision", &json!({"setup": true}), dir);
-        let admin = Self::client(&url, &outputs["AdminApiId"]).with_key(setup["admin_key"].as_str().unwrap());
-        let fleet = Self::client(&url, &outputs["FleetApiId"]);
+        let admin = Self::client(url, &outputs["AdminApiId"]).with_key(setup["admin_key"].as_str().unwrap());
+        let fleet = Self::client(url, &outputs["FleetApiId"]);
         let mqtt = free_address();
         let broker = mosquitto(dir, mqtt);
-        let bridge = start_bridge(dir, &url, &outputs, mqtt);
+        let bridge = start_bridge(dir, endpoint, &outputs, mqtt);
         Self {
-            url,
+            url: url.to_owned(),
             outputs,
             admin,
             mqtt,
-            database_url,
+            database,
             _bridge: bridge,
             _emulator: emulator,
             fleet,
             _broker: broker,
-            _database: database,
         }
     }
 
@@ -177,7 +150,7 @@ impl Cli {
         serde_json::from_str(&out).unwrap_or(Value::Null)
     }
 
-    fn invoke(&self, function: &str, payload: &Value, dir: &Path) -> Value {
+    pub(crate) fn invoke(&self, function: &str, payload: &Value, dir: &Path) -> Value {
         let answer = dir.join("answer.json");
         let payload = payload.to_string();
         let arguments = ["lambda", "invoke", "--function-name", function, "--payload", &payload];
@@ -218,7 +191,7 @@ async fn start_emulator(dir: &Path) -> (Process, String) {
     (process, url)
 }
 
-async fn create(cli: &Cli, database_url: &str) -> Value {
+async fn create(cli: &Cli, database_url: &str, endpoint: &str) -> Value {
     let parameter = |name: &str, value: &str| format!("ParameterKey={name},ParameterValue={value}");
     let parameters = [
         parameter("CodeBucket", "code"),
@@ -226,7 +199,7 @@ async fn create(cli: &Cli, database_url: &str) -> Value {
         parameter("Architecture", "x86_64"),
         parameter("BucketName", "convoy-data"),
         parameter("DatabaseUrl", database_url),
-        parameter("EndpointUrl", &cli.url),
+        parameter("EndpointUrl", endpoint),
         parameter("Emulator", "true"),
         parameter("ArchiveWindowS", "1"),
         parameter("WebhookAllow", "127.0.0.0/8"),

@@ -83,7 +83,7 @@ fn by_id(events: &[Value]) -> BTreeMap<String, Value> {
 }
 
 /// The records that the deployment archived, in the order in which they were received.
-fn archived(stack: &Stack, dir: &Path) -> Vec<Record> {
+pub(crate) fn archived(stack: &Stack, dir: &Path) -> Vec<Record> {
     let folder = dir.join("raw");
     let from = format!("s3://{}/raw/v1/", stack.output("Bucket"));
     stack.cli().run(&["s3", "cp", "--recursive", "--only-show-errors", &from, folder.to_str().unwrap()]);
@@ -105,7 +105,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 async fn copy(stack: &Stack, data: &Path, vehicles: &[(&str, &str, &str)], customers: &[Held<'_>]) {
     let secret = stack.secret();
     let key = VinKey(blake3::derive_key("convoy 2026-11-24 vin key v1", secret.as_bytes()));
-    let source = Reference::open(&stack.database_url, &key).await.unwrap();
+    let source = Reference::open(&stack.database.url, &key).await.unwrap();
     let master = fs::read(data.join("secrets/master.key")).unwrap();
     let key = VinKey(blake3::derive_key("convoy data folder 2026 vin", &master));
     let target = Reference::open_file(&data.join("reference.db"), &key).await.unwrap();

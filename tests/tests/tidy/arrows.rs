@@ -106,6 +106,13 @@ const ROOMS: &[Room] = &[
         never: &["aws-*", "sqlx", "rusqlite"],
     },
     Room {
+        name: "crc-fast",
+        reason: "another crate's place: see its README.md",
+        may_use: &[],
+        tests_are_free: false,
+        never: &["tokio"],
+    },
+    Room {
         name: "xtask",
         reason: "another deployable: the door for people and CI, built before anything of ours",
         may_use: &[],

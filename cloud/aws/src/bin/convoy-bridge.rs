@@ -7,12 +7,11 @@ use std::process::ExitCode;
 use convoy_aws::environment::Environment;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing_subscriber::EnvFilter;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().json().with_env_filter(filter).with_current_span(false).init();
+    let environment = Environment::of_process();
+    convoy_aws::logging::init(&environment);
     let _ = rustls::crypto::ring::default_provider().install_default();
     let (shutdown, stop) = watch::channel(false);
     tokio::spawn(async move {
@@ -27,7 +26,7 @@ async fn main() -> ExitCode {
         }
         shutdown.send_replace(true);
     });
-    match convoy_aws::bridge::run(Environment::of_process(), stop).await {
+    match convoy_aws::bridge::run(environment, stop).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "the bridge ends");

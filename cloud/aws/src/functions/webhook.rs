@@ -6,7 +6,7 @@ use convoy_cloud_core::ambient::Ambient;
 use convoy_cloud_core::counters::{Counters, add};
 use convoy_cloud_core::ports::{PortError, WebhookSender};
 use convoy_cloud_core::reference::{ReferenceDatabase, WebhookEndpoint};
-use convoy_cloud_core::webhook::{Next, Poster, WebhookMasterKey};
+use convoy_cloud_core::webhook::{Next, Poster, WebhookMasterKey, attempt_at};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -15,6 +15,9 @@ use crate::entry::unpack_delivery;
 use crate::event::{BatchResponse, QueueEvent, QueueItem};
 use crate::failure::Failure;
 use crate::work_queue::WorkQueue;
+
+/// Until a message comes again that could not be posted because a service of ours is away, microseconds.
+const AWAY_WAIT_US: i64 = 30_000_000;
 
 /// What it keeps.
 pub struct State {
@@ -53,7 +56,7 @@ pub async fn handle(state: &Arc<State>, event: QueueEvent) -> Result<BatchRespon
     let mut posts = tokio::task::JoinSet::new();
     for message in event.messages {
         let state = Arc::clone(state);
-        posts.spawn(async move { (message.message_id.clone(), state.post(&message).await) });
+        posts.spawn(async move { (message.message_id.clone(), state.post_or_wait(&message).await) });
     }
     let mut failed = Vec::new();
     while let Some(posted) = posts.join_next().await {
@@ -71,6 +74,16 @@ pub async fn handle(state: &Arc<State>, event: QueueEvent) -> Result<BatchRespon
 }
 
 impl State {
+    /// As [`State::post`]; where a service of ours is away, the message waits less than its visibility timeout, and no
+    /// attempt is counted.
+    async fn post_or_wait(&self, message: &QueueItem) -> Result<bool, PortError> {
+        let posted = self.post(message).await;
+        if posted.is_err() {
+            self.queue.hide(&message.receipt_handle, AWAY_WAIT_US).await?;
+        }
+        posted
+    }
+
     /// `true` where the message is done with.
     async fn post(&self, message: &QueueItem) -> Result<bool, PortError> {
         let Some((endpoint_id, event)) = read(&message.body) else {
@@ -84,7 +97,9 @@ impl State {
             return Ok(true);
         };
         let poster = Poster { sender: self.sender.as_ref(), key: &self.key, ambient: &self.ambient };
-        match poster.attempt(&endpoint, &event, message.attempt()).await {
+        let age_us = message.age_us(self.ambient.now_us());
+        let attempt = age_us.map_or_else(|| message.attempt(), attempt_at);
+        match poster.attempt(&endpoint, &event, attempt).await {
             Next::Delivered => {
                 add(&self.counters.webhooks_delivered, 1);
                 Ok(true)
