@@ -9,7 +9,9 @@ use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 
 use crate::BOOTSTRAP;
-use crate::shard::{Batch, done, place};
+use crate::fake::Reply;
+use crate::proxy::{Rule, from, holding};
+use crate::shard::{Batch, done, failed_from, place};
 use crate::stage::Stage;
 use crate::vehicle::Vehicle;
 
@@ -46,4 +48,38 @@ async fn garbage_in_a_batch_is_set_aside_and_all_else_is_stored_and_published_on
     let published = stage.published().await;
     assert_eq!(published.len(), 40);
     assert_eq!(BTreeSet::from_iter(published), all(&vehicle, 40));
+}
+
+/// Gives 300 envelopes while this rule applies, and what is left of them when it no longer does.
+async fn fails_in_the_second_slice(name: &str, rule: impl FnOnce(&Vehicle) -> Rule) {
+    let (stage, vehicle) = (Stage::new(name).await, Vehicle::new(1));
+    let function = stage.launch(BOOTSTRAP, Function::Ingest).start().await.unwrap();
+    let batch = Batch::new(1_000, vehicle.encoded(0, 300));
+    stage.proxy.add(rule(&vehicle));
+    let answer = function.invoke(&batch.event(), TIME).await.answer();
+    assert_eq!(answer, failed_from(1_128), "{}", function.output());
+    let published = BTreeSet::from_iter(stage.published().await);
+    assert_eq!(published, all(&vehicle, 128), "the first slice is done, and nothing after the second is begun");
+    stage.proxy.clear();
+    assert_eq!(function.invoke(&batch.from(1_128).event(), TIME).await.answer(), done());
+    assert_whole(&stage, &vehicle, 300).await;
+    let rest: Vec<_> = (128..300).map(|sequence| (vehicle.id, vehicle.key(sequence))).collect();
+    assert_eq!(stage.published().await, rest, "each once and in order");
+}
+
+#[tokio::test]
+async fn a_bus_that_fails_in_the_second_slice_brings_the_batch_again_from_there() {
+    fails_in_the_second_slice("secondbus", |_| {
+        Rule::new("AWSEvents.PutEvents", from(2), Reply::error(500, "InternalFailure"))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_table_that_fails_in_the_second_slice_brings_the_batch_again_from_there() {
+    fails_in_the_second_slice("secondtable", |vehicle| {
+        let sequence = format!("#{:016x}\"", vehicle.key(200).sequence);
+        Rule::new("DynamoDB.PutItem", holding(sequence), Reply::error(400, "ThrottlingException"))
+    })
+    .await;
 }
