@@ -59,10 +59,27 @@ pub(crate) fn only(n: usize) -> impl FnMut(&Request) -> bool + Send + 'static {
     }
 }
 
+/// Calls up to the n-th.
+pub(crate) fn up_to(n: usize) -> impl FnMut(&Request) -> bool + Send + 'static {
+    let mut calls = 0;
+    move |_| {
+        calls += 1;
+        calls <= n
+    }
+}
+
 /// Calls whose bodies hold this text.
 pub(crate) fn holding(text: impl Into<String>) -> impl FnMut(&Request) -> bool + Send + 'static {
     let text = text.into();
     move |request| request.body.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+/// Calls that the first choice takes and, of these, the second one.
+pub(crate) fn both(
+    mut first: impl FnMut(&Request) -> bool + Send + 'static,
+    mut second: impl FnMut(&Request) -> bool + Send + 'static,
+) -> impl FnMut(&Request) -> bool + Send + 'static {
+    move |request| first(request) && second(request)
 }
 
 /// How many calls there were.

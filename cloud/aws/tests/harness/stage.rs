@@ -10,7 +10,7 @@ use convoy_aws::environment::{Function, names};
 use convoy_aws::event::BusDelivery;
 use convoy_cloud_core::bus::{SOURCE_INGEST, TYPE_ENVELOPE};
 use convoy_cloud_core::ledger::{LaneLedger, accounts};
-use convoy_cloud_core::ports::{EventQuery, EventStore as _};
+use convoy_cloud_core::ports::{EventQuery, EventStore as _, StoredEnvelope};
 use convoy_protocol::envelope::Envelope;
 use convoy_protocol::id::{EnvelopeKey, VehicleId};
 use serde_json::json;
@@ -19,6 +19,7 @@ use crate::emulator::{KEY, REGION, config, emulator};
 use crate::proxy::Proxy;
 use crate::runtime::Launch;
 use crate::store::{Home, KEEP_DAYS};
+use crate::vehicle::Vehicle;
 
 /// SQS gives this many messages at most.
 const MESSAGES_MAX: i32 = 10;
@@ -106,10 +107,21 @@ impl Stage {
     }
 
     /// The envelopes of a vehicle that are stored, in order.
-    pub(crate) async fn stored(&self, vehicle_id: VehicleId) -> Vec<EnvelopeKey> {
+    pub(crate) async fn stored(&self, vehicle_id: VehicleId) -> Vec<StoredEnvelope> {
         let query =
             EventQuery { vehicle_id, from_us: i64::MIN, to_us: i64::MAX, after: None, limit: u32::MAX };
-        self.home.store().events(query).await.unwrap().iter().map(|stored| stored.key).collect()
+        self.home.store().events(query).await.unwrap()
+    }
+
+    /// Asserts that the first `count` envelopes of a vehicle are stored and in the ledger, and no others, and that none
+    /// is missing.
+    pub(crate) async fn assert_whole(&self, vehicle: &Vehicle, count: u64) {
+        let account = self.account(vehicle.id).await;
+        let counts = (account.accepted, account.stored, account.rejected, account.parked);
+        assert_eq!(counts, (count, count, 0, 0), "{account:?}");
+        assert_eq!((account.last, account.missing), (count - 1, vec![]));
+        let stored: Vec<_> = self.stored(vehicle.id).await.iter().map(|stored| stored.key).collect();
+        assert_eq!(stored, (0..count).map(|sequence| vehicle.key(sequence)).collect::<Vec<_>>());
     }
 }
 

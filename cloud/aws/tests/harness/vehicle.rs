@@ -32,6 +32,16 @@ impl Vehicle {
         EnvelopeKey { boot_id: BootId { counter: 1, spool: 9 }, lane: Lane::Bulk, sequence }
     }
 
+    /// What calls to DynamoDB that put this envelope, and no others, have in their bodies.
+    pub(crate) fn sort_key_end(&self, sequence: u64) -> String {
+        format!("#{sequence:016x}\"")
+    }
+
+    /// What calls to DynamoDB that concern the ledger, and no others, have in their bodies.
+    pub(crate) fn ledger_key(&self) -> String {
+        format!("L#{}\"", self.key(0).boot_id)
+    }
+
     /// An envelope as the bridge received it. The first one brings the manifest for all.
     pub(crate) fn record(&self, sequence: u64) -> Record {
         let payload = self.envelope(sequence);
