@@ -76,3 +76,32 @@ async fn a_table_that_fails_in_the_second_slice_brings_the_batch_again_from_ther
     })
     .await;
 }
+
+#[tokio::test]
+async fn batches_given_twice_and_in_another_order_come_to_the_same() {
+    const COUNT: u64 = 60;
+    let vehicle = Vehicle::new(1);
+    let (ordered, mixed) = tokio::join!(Stage::new("ordered"), Stage::new("mixed"));
+    let function = ordered.launch(BOOTSTRAP, Function::Ingest).start().await.unwrap();
+    let whole = Batch::new(0, vehicle.encoded(0, COUNT));
+    assert_eq!(function.invoke(&whole.event(), TIME).await.answer(), done());
+    // The first envelope, without whose manifest the others wait, comes last.
+    let parts = [(40, COUNT), (20, 40), (0, 20)].map(|(from, to)| vehicle.encoded(from, to));
+    let mut backwards = parts[1].clone();
+    backwards.reverse();
+    let [last, middle, first] = parts;
+    let function = mixed.launch(BOOTSTRAP, Function::Ingest).start().await.unwrap();
+    let batches = [last.clone(), middle, backwards.clone(), last, first.clone(), backwards, first];
+    let mut waited = 0;
+    for (number, records) in batches.into_iter().enumerate() {
+        let batch = Batch::new(number as u64 * 100, records);
+        assert_eq!(function.invoke(&batch.event(), TIME).await.answer(), done(), "{}", function.output());
+        waited = waited.max(mixed.account(vehicle.id).await.parked);
+    }
+    assert_eq!(waited, 40, "what came before the first envelope has waited for it");
+    mixed.assert_whole(&vehicle, COUNT).await;
+    assert_eq!(mixed.stored(vehicle.id).await, ordered.stored(vehicle.id).await);
+    let expected = all(&vehicle, COUNT);
+    assert_eq!(BTreeSet::from_iter(ordered.published().await), expected);
+    assert_eq!(BTreeSet::from_iter(mixed.published().await), expected);
+}
