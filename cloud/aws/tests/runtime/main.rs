@@ -4,6 +4,7 @@
 
 mod breaks;
 mod ingest;
+mod start;
 
 #[path = "../harness/emulator.rs"]
 mod emulator;
