@@ -2,6 +2,7 @@
 //! at times, killed and started again.
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
+mod archive;
 mod breaks;
 mod ingest;
 mod start;
