@@ -10,7 +10,7 @@ use object_store::path::Path;
 
 use crate::BOOTSTRAP;
 use crate::fake::Reply;
-use crate::proxy::{Rule, from, holding};
+use crate::proxy::{Rule, both, every, from, holding, up_to};
 use crate::shard::{Batch, done, failed_from, place};
 use crate::stage::Stage;
 use crate::vehicle::Vehicle;
@@ -104,4 +104,57 @@ async fn batches_given_twice_and_in_another_order_come_to_the_same() {
     let expected = all(&vehicle, COUNT);
     assert_eq!(BTreeSet::from_iter(ordered.published().await), expected);
     assert_eq!(BTreeSet::from_iter(mixed.published().await), expected);
+}
+
+/// Some 12 KB, so that a batch is many entries and several calls.
+const MANY_SAMPLES: usize = 1_200;
+
+#[tokio::test]
+async fn an_entry_that_stays_refused_brings_its_slice_again_and_what_was_taken_is_known() {
+    const COUNT: u64 = 40;
+    let (stage, vehicle) =
+        (Stage::new("refused").await, Vehicle { samples: MANY_SAMPLES, ..Vehicle::new(1) });
+    let function = stage.launch(BOOTSTRAP, Function::Ingest).start().await.unwrap();
+    let batch = Batch::new(0, vehicle.encoded(0, COUNT)).event();
+    // The first of each call, and so at last one alone.
+    stage.proxy.add(Rule::new("AWSEvents.PutEvents", from(1), Reply::RefuseEntry(0, "InternalFailure")));
+    let answer = function.invoke(&batch, TIME).await.answer();
+    assert_eq!(answer, failed_from(0), "{}", function.output());
+    let (mut published, expected) = (BTreeSet::from_iter(stage.published().await), all(&vehicle, COUNT));
+    assert!(!published.is_empty() && published.len() < expected.len(), "{}", published.len());
+    stage.proxy.clear();
+    assert_eq!(function.invoke(&batch, TIME).await.answer(), done());
+    published.extend(stage.published().await);
+    assert_eq!(published, expected);
+    stage.assert_whole(&vehicle, COUNT).await;
+}
+
+#[tokio::test]
+async fn on_a_bad_day_of_all_services_nothing_gets_lost_and_everything_is_published() {
+    const COUNT: u64 = 100;
+    let stage = Stage::new("badday").await;
+    let vehicles = [1, 2, 3].map(|number| Vehicle { samples: MANY_SAMPLES, ..Vehicle::new(number) });
+    let function = stage.launch(BOOTSTRAP, Function::Ingest).start().await.unwrap();
+    let throttled = Reply::error(400, "ProvisionedThroughputExceededException");
+    // One envelope for longer than any client tries, so that the batch has to come again.
+    let put = both(holding(vehicles[0].id.to_string()), holding(vehicles[0].sort_key_end(70)));
+    let stuck = both(put, up_to(12));
+    stage.proxy.add(Rule::new("DynamoDB.PutItem", stuck, throttled.clone()));
+    stage.proxy.add(Rule::new("DynamoDB.", every(10), throttled));
+    let refused = Reply::RefuseEntry(1, "ThrottlingException");
+    stage.proxy.add(Rule::new("AWSEvents.PutEvents", every(5), refused));
+    stage.proxy.add(Rule::new("S3.", every(3), Reply::Text(503, "<Error><Code>SlowDown</Code></Error>")));
+    let interleaved =
+        (0..COUNT).flat_map(|sequence| vehicles.map(|vehicle| vehicle.record(sequence).encode()));
+    let batch = Batch::new(0, interleaved.collect());
+    let begun = batch.give(&function, TIME).await;
+    assert_eq!(begun, [128, 128], "five tries each: the third time the envelope goes through");
+    for calls in ["DynamoDB.", "AWSEvents.PutEvents", "S3."] {
+        assert!(stage.proxy.calls(calls).ruled > 1, "{calls} {:?}", stage.proxy.calls(calls));
+    }
+    let published = BTreeSet::from_iter(stage.published().await);
+    assert_eq!(published, vehicles.iter().flat_map(|vehicle| all(vehicle, COUNT)).collect());
+    for vehicle in &vehicles {
+        stage.assert_whole(vehicle, COUNT).await;
+    }
 }
