@@ -30,7 +30,7 @@ async fn a_batch_is_one_object_however_often_it_is_given() {
     for _ in 0..2 {
         assert_eq!(function.invoke(&batch, TIME).await.answer(), done(), "{}", function.output());
         let path = object_path(&place(8), vehicle.record(0).received_us);
-        assert_eq!(names_below(&stage, "raw").await, [path.clone()]);
+        assert_eq!(names_below(&stage, "raw").await, std::slice::from_ref(&path));
         let undecodable = Path::from(format!("undecodable/{}", place(7)));
         assert_eq!(names_below(&stage, "undecodable").await, [undecodable]);
         kept.push(stage.home.objects.get(&path).await.unwrap().bytes().await.unwrap());
