@@ -23,14 +23,15 @@ use crate::vehicle::Vehicle;
 
 /// SQS gives this many messages at most.
 const MESSAGES_MAX: i32 = 10;
-const SECRET: &str = "of-this-emulator-and-nothing-else-0123456789abcdef0123456789abcd";
+/// The secret that all keys are derived from.
+pub(crate) const SECRET: &str = "of-this-emulator-and-nothing-else-0123456789abcdef0123456789abcd";
 
 /// The stage of a test.
 pub(crate) struct Stage {
     pub(crate) home: Home,
     /// How functions reach the services.
     pub(crate) proxy: Proxy,
-    queues: aws_sdk_sqs::Client,
+    pub(crate) queues: aws_sdk_sqs::Client,
     /// Url of the queue that gets what is published to the default bus.
     watched: String,
     variables: BTreeMap<String, String>,
@@ -125,7 +126,8 @@ impl Stage {
     }
 }
 
-async fn create_queue(queues: &aws_sdk_sqs::Client, name: &str) -> String {
+/// Makes a queue and returns its url.
+pub(crate) async fn create_queue(queues: &aws_sdk_sqs::Client, name: &str) -> String {
     queues.create_queue().queue_name(name).send().await.unwrap().queue_url.unwrap()
 }
 

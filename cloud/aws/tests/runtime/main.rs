@@ -6,7 +6,12 @@ mod archive;
 mod breaks;
 mod ingest;
 mod start;
+mod webhook;
 
+#[path = "../harness/alerts.rs"]
+mod alerts;
+#[path = "../harness/customers.rs"]
+mod customers;
 #[path = "../harness/emulator.rs"]
 mod emulator;
 #[path = "../harness/fake.rs"]
