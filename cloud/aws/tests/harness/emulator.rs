@@ -30,7 +30,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// the test process, however that ends; then it ends the server by its id and removes the state.
 const GUARD: &str = r#""$0" & server=$!; read -r line; kill $server; wait $server; rm -rf "$1""#;
 pub(crate) const REGION: &str = "eu-central-1";
-const KEY: &str = "test";
+/// Key id, key and session of everybody.
+pub(crate) const KEY: &str = "test";
 
 /// A running emulator.
 pub(crate) struct Emulator {
@@ -56,6 +57,9 @@ fn start() -> Emulator {
         .args(["-c", GUARD, &program])
         .arg(&state)
         .env("GATEWAY_PORT", port.to_string())
+        // Otherwise it listens for everybody, and on IoT's port too.
+        .env("BIND_HOST", Ipv4Addr::LOCALHOST.to_string())
+        .env("IOT_MTLS_ENABLED", "0")
         .env("MINISTACK_HOST", "localhost")
         .env("STATE_DIR", state.join("state"))
         .env("S3_DATA_DIR", state.join("s3"))

@@ -2,15 +2,21 @@
 #![allow(dead_code, reason = "each suite uses a part")]
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::emulator::http;
+
+/// A call that a test waits for comes within this time.
+const HELD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A request that came.
 #[derive(Debug, Clone)]
@@ -42,11 +48,40 @@ impl Request {
     }
 }
 
+/// Holds calls until it is opened.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Gate {
+    held: watch::Sender<usize>,
+    is_open: watch::Sender<bool>,
+}
+
+impl Gate {
+    /// Waits until it holds a call.
+    pub(crate) async fn holds(&self) {
+        let mut held = self.held.subscribe();
+        let held = timeout(HELD_TIMEOUT, held.wait_for(|held| *held > 0)).await;
+        held.expect("the call that shall be held is made").unwrap();
+    }
+
+    /// Lets go what it holds and what will come.
+    pub(crate) fn open(&self) {
+        self.is_open.send_replace(true);
+    }
+
+    async fn pass(&self) {
+        self.held.send_modify(|held| *held += 1);
+        // The gate lives as long as the script that names it.
+        self.is_open.subscribe().wait_for(|is_open| *is_open).await.unwrap();
+    }
+}
+
 /// What becomes of a request.
 #[derive(Debug, Clone)]
 pub(crate) enum Reply {
     /// This answer.
     Answer(u16, Value),
+    /// This answer, not of a service that speaks JSON.
+    Text(u16, &'static str),
     /// This answer, CBOR.
     Cbor(u16, Value),
     /// Never an answer.
@@ -55,6 +90,12 @@ pub(crate) enum Reply {
     Forward,
     /// The service behind does what was asked, and its answer gets lost.
     ForwardAndLose,
+    /// The service behind answers when the gate is opened, and knows nothing of the request before.
+    HoldRequest(Gate),
+    /// The service behind does what was asked, and its answer comes when the gate is opened.
+    HoldAnswer(Gate),
+    /// Of a `PutEvents`, the entry of this number is refused with this code, and the service behind takes the others.
+    RefuseEntry(usize, &'static str),
 }
 
 impl Reply {
@@ -97,7 +138,9 @@ impl Fake {
         let shared = Arc::new(Shared { behind, script: Mutex::new(script), requests, http: http() });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let router = Router::new().fallback(handle).with_state(Arc::clone(&shared));
+        // A service says itself what is too large for it.
+        let router = Router::new().fallback(handle).layer(DefaultBodyLimit::disable());
+        let router = router.with_state(Arc::clone(&shared));
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { url, shared }
     }
@@ -123,6 +166,7 @@ async fn handle(
             let status = StatusCode::from_u16(status).unwrap();
             (status, [("content-type", "application/x-amz-json-1.1")], body.to_string()).into_response()
         }
+        Reply::Text(status, body) => (StatusCode::from_u16(status).unwrap(), body).into_response(),
         Reply::Cbor(status, body) => {
             let (status, mut bytes) = (StatusCode::from_u16(status).unwrap(), Vec::new());
             ciborium::into_writer(&body, &mut bytes).unwrap();
@@ -135,13 +179,43 @@ async fn handle(
             forward(&shared, request).await;
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
+        Reply::HoldRequest(gate) => {
+            gate.pass().await;
+            forward(&shared, request).await
+        }
+        Reply::HoldAnswer(gate) => {
+            let answer = forward(&shared, request).await;
+            gate.pass().await;
+            answer
+        }
+        Reply::RefuseEntry(index, code) => forward_without(&shared, request, index, code).await,
     }
+}
+
+async fn forward_without(shared: &Shared, request: Request, index: usize, code: &str) -> Response {
+    let mut asked = request.json();
+    let entries = asked["Entries"].as_array_mut().unwrap();
+    let index = index.min(entries.len() - 1);
+    entries.remove(index);
+    let mut answer = json!({ "Entries": [] });
+    if !entries.is_empty() {
+        let taken = forward(shared, Request { body: asked.to_string().into(), ..request }).await;
+        assert_eq!(taken.status(), StatusCode::OK);
+        let taken = axum::body::to_bytes(taken.into_body(), usize::MAX).await.unwrap();
+        answer = serde_json::from_slice(&taken).unwrap();
+    }
+    let refused = json!({ "ErrorCode": code, "ErrorMessage": "as the script says" });
+    answer["Entries"].as_array_mut().unwrap().insert(index, refused);
+    let failed = answer["FailedEntryCount"].as_u64().unwrap_or(0) + 1;
+    answer["FailedEntryCount"] = failed.into();
+    ([("content-type", "application/x-amz-json-1.1")], answer.to_string()).into_response()
 }
 
 async fn forward(shared: &Shared, request: Request) -> Response {
     let behind = shared.behind.as_ref().expect("the script forwards only where there is a service");
     let mut headers = request.headers;
     headers.remove("host");
+    headers.remove("content-length");
     let sent = shared.http.request(request.method, format!("{behind}{}", request.uri)).headers(headers);
     let answer = sent.body(request.body).send().await.unwrap();
     let (status, mut headers) = (answer.status(), answer.headers().clone());

@@ -17,7 +17,7 @@ pub(crate) const DAY_US: i64 = 86_400_000_000;
 pub(crate) struct Home {
     pub(crate) tables: Tables,
     pub(crate) objects: Arc<dyn ObjectStore>,
-    bucket: String,
+    pub(crate) bucket: String,
     /// How far the clock is ahead of the true one, microseconds.
     ahead_us: Arc<AtomicI64>,
 }
