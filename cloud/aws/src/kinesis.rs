@@ -1,5 +1,6 @@
 //! The durable stream on Kinesis Data Streams.
 
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,6 +11,7 @@ use aws_sdk_kinesis::types::PutRecordsRequestEntry;
 use convoy_cloud_core::ambient::Ambient;
 use convoy_cloud_core::ports::{PortError, Stream};
 use convoy_cloud_core::record::{PartitionKey, Record};
+use convoy_protocol::id::VehicleId;
 
 use crate::backoff::Backoff;
 use crate::error::{answered, port_error, refused, unavailable};
@@ -27,10 +29,19 @@ pub const RECORD_BYTES_MAX: usize = 1 << 20;
 const BACKOFF: Backoff =
     Backoff { attempts_max: 8, first: Duration::from_millis(100), longest: Duration::from_secs(2) };
 
+/// A record on its way.
+struct Waiting {
+    vehicle_id: VehicleId,
+    entry: PutRecordsRequestEntry,
+    /// How often Kinesis left it behind.
+    refusals: u32,
+}
+
 /// The stream.
 ///
-/// Records of one call are in order within their partition key, unless Kinesis took a part of them only: what it left
-/// behind is sent again alone and then lies behind later records of its key. Consumers order by envelope identity.
+/// A vehicle's records are in order. `PutRecords` promises no order within a call, and one that Kinesis takes a part of
+/// breaks it for certain; so a call holds at most one record of each vehicle, and what it left behind is in the next.
+/// Fleets do not notice; one vehicle alone is as fast as a call is.
 #[derive(Clone)]
 pub struct KinesisStream {
     client: Client,
@@ -57,22 +68,24 @@ impl KinesisStream {
         entry.map_err(|error| refused(SERVICE, error.to_string()))
     }
 
-    /// Sends a batch until all of it is taken or the tries are used up.
-    async fn put(&self, mut entries: Vec<PutRecordsRequestEntry>) -> Result<(), PortError> {
-        for attempt in 1.. {
-            let call = self.client.put_records().stream_name(&self.name).set_records(Some(entries.clone()));
-            let output = call.send().await.map_err(|error| port_error(SERVICE, &error))?;
-            let reason = first_failure(&output);
-            entries = left_behind(entries, &output)?;
-            if entries.is_empty() {
-                break;
-            }
-            if !BACKOFF.pause(attempt, &self.ambient).await {
-                let left = entries.len();
+    /// Sends records until all of them are taken, or until one was left behind too often.
+    async fn put(&self, mut waiting: VecDeque<Waiting>) -> Result<(), PortError> {
+        while !waiting.is_empty() {
+            let call = next_call(&mut waiting);
+            let entries = call.iter().map(|item| item.entry.clone()).collect();
+            let request = self.client.put_records().stream_name(&self.name).set_records(Some(entries));
+            let output = request.send().await.map_err(|error| port_error(SERVICE, &error))?;
+            let left = left_behind(call, &output)?;
+            let Some(refusals) = left.iter().map(|item| item.refusals).max() else { continue };
+            if !BACKOFF.pause(refusals, &self.ambient).await {
+                let (left, reason) = (left.len(), first_failure(&output));
                 return Err(unavailable(
                     SERVICE,
-                    format!("{left} records not taken in {attempt} tries: {reason}"),
+                    format!("{left} records not taken in {refusals} tries: {reason}"),
                 ));
+            }
+            for item in left.into_iter().rev() {
+                waiting.push_front(item);
             }
         }
         Ok(())
@@ -100,50 +113,49 @@ fn bytes_of(entry: &PutRecordsRequestEntry) -> usize {
     entry.data().as_ref().len() + entry.partition_key().map_or(0, str::len)
 }
 
-/// The entries that were not taken, in their order.
-fn left_behind(
-    entries: Vec<PutRecordsRequestEntry>,
-    output: &PutRecordsOutput,
-) -> Result<Vec<PutRecordsRequestEntry>, PortError> {
+/// The records that were not taken, in their order.
+fn left_behind(call: Vec<Waiting>, output: &PutRecordsOutput) -> Result<Vec<Waiting>, PortError> {
     let results = output.records();
-    if results.len() != entries.len() {
-        let reason = format!("{} results for {} records", results.len(), entries.len());
+    if results.len() != call.len() {
+        let reason = format!("{} results for {} records", results.len(), call.len());
         return Err(unavailable(SERVICE, reason));
     }
-    let failed = entries.into_iter().zip(results).filter(|(_, result)| result.error_code().is_some());
-    Ok(failed.map(|(entry, _)| entry).collect())
+    let failed = call.into_iter().zip(results).filter(|(_, result)| result.error_code().is_some());
+    Ok(failed.map(|(item, _)| Waiting { refusals: item.refusals + 1, ..item }).collect())
 }
 
-/// Cuts entries into batches that one call takes, in order.
-fn batches(entries: Vec<PutRecordsRequestEntry>) -> Vec<Vec<PutRecordsRequestEntry>> {
-    let mut batches: Vec<Vec<PutRecordsRequestEntry>> = Vec::new();
-    let mut bytes = 0;
-    for entry in entries {
-        let size = bytes_of(&entry);
-        match batches.last_mut() {
-            Some(batch) if batch.len() < RECORDS_PER_CALL_MAX && bytes + size <= BYTES_PER_CALL_MAX => {
-                bytes += size;
-                batch.push(entry);
-            }
-            _ => {
-                bytes = size;
-                batches.push(vec![entry]);
-            }
+/// Takes what the next call holds: the first record of each vehicle, as many as fit. At least one, however large.
+fn next_call(waiting: &mut VecDeque<Waiting>) -> Vec<Waiting> {
+    let (mut call, mut rest) = (Vec::new(), VecDeque::with_capacity(waiting.len()));
+    let (mut vehicles, mut bytes) = (HashSet::new(), 0);
+    while let Some(item) = waiting.pop_front() {
+        let size = bytes_of(&item.entry);
+        let is_full =
+            call.len() == RECORDS_PER_CALL_MAX || (!call.is_empty() && bytes + size > BYTES_PER_CALL_MAX);
+        if is_full {
+            rest.push_back(item);
+            break;
+        }
+        if vehicles.insert(item.vehicle_id) {
+            bytes += size;
+            call.push(item);
+        } else {
+            rest.push_back(item);
         }
     }
-    batches
+    rest.append(waiting);
+    *waiting = rest;
+    call
 }
 
 #[async_trait]
 impl Stream for KinesisStream {
     async fn append(&self, records: &[Record]) -> Result<(), PortError> {
         // All are looked at before any is sent: what is refused has left nothing behind.
-        let entries: Vec<_> = records.iter().map(|record| self.entry(record)).collect::<Result<_, _>>()?;
-        // One after the other: a key may be in each of them.
-        for batch in batches(entries) {
-            self.put(batch).await?;
-        }
-        Ok(())
+        let item = |record: &Record| {
+            Ok(Waiting { vehicle_id: record.vehicle_id, entry: self.entry(record)?, refusals: 0 })
+        };
+        self.put(records.iter().map(item).collect::<Result<_, _>>()?).await
     }
 }
 
@@ -151,20 +163,47 @@ impl Stream for KinesisStream {
 mod tests {
     use super::*;
 
-    fn entry(bytes: usize) -> PutRecordsRequestEntry {
-        let data = Blob::new(vec![0; bytes]);
-        PutRecordsRequestEntry::builder().data(data).partition_key("0123456789abcdef").build().unwrap()
+    fn waiting(items: impl IntoIterator<Item = (u16, usize)>) -> VecDeque<Waiting> {
+        let item = |(vehicle, bytes): (u16, usize)| {
+            let data = Blob::new(vec![0; bytes]);
+            let mut vehicle_id = VehicleId([0; 16]);
+            vehicle_id.0[..2].copy_from_slice(&vehicle.to_be_bytes());
+            let entry = PutRecordsRequestEntry::builder().data(data).partition_key("0123456789abcdef");
+            Waiting { vehicle_id, entry: entry.build().unwrap(), refusals: 0 }
+        };
+        items.into_iter().map(item).collect()
+    }
+
+    /// Vehicle and bytes of the records in each call.
+    fn calls(mut waiting: VecDeque<Waiting>) -> Vec<Vec<(u16, usize)>> {
+        let mut calls = Vec::new();
+        while !waiting.is_empty() {
+            let call = next_call(&mut waiting);
+            let plain = |item: &Waiting| {
+                let [high, low, ..] = item.vehicle_id.0;
+                (u16::from_be_bytes([high, low]), item.entry.data().as_ref().len())
+            };
+            calls.push(call.iter().map(plain).collect());
+        }
+        calls
     }
 
     #[test]
     fn a_call_takes_no_more_than_its_records_and_its_bytes() {
-        let sizes = |entries: Vec<_>| batches(entries).iter().map(Vec::len).collect::<Vec<_>>();
+        let sizes = |items: Vec<(u16, usize)>| calls(waiting(items)).iter().map(Vec::len).collect::<Vec<_>>();
+        let of = |count: u16, bytes| (0..count).map(|vehicle| (vehicle, bytes)).collect::<Vec<_>>();
         assert_eq!(sizes(vec![]), [0; 0]);
-        assert_eq!(sizes(vec![entry(1); 1_001]), [500, 500, 1]);
+        assert_eq!(sizes(of(1_001, 1)), [500, 500, 1]);
         let fifth = BYTES_PER_CALL_MAX / 5 - 16;
-        assert_eq!(sizes(vec![entry(fifth); 6]), [5, 1], "five fit to the byte");
-        assert_eq!(sizes(vec![entry(fifth + 1); 6]), [4, 2]);
-        assert_eq!(sizes(vec![entry(2 * BYTES_PER_CALL_MAX), entry(1)]), [1, 1], "a larger limit a record");
+        assert_eq!(sizes(of(6, fifth)), [5, 1], "five fit to the byte");
+        assert_eq!(sizes(of(6, fifth + 1)), [4, 2]);
+        assert_eq!(sizes(vec![(0, 2 * BYTES_PER_CALL_MAX), (1, 1)]), [1, 1], "a larger limit a record");
+    }
+
+    #[test]
+    fn records_of_a_vehicle_are_in_different_calls_and_in_order() {
+        let calls = calls(waiting([(1, 11), (1, 12), (2, 21), (1, 13), (3, 31), (2, 22)]));
+        assert_eq!(calls, [vec![(1, 11), (2, 21), (3, 31)], vec![(1, 12), (2, 22)], vec![(1, 13)]]);
     }
 
     #[test]

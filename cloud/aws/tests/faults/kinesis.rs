@@ -84,6 +84,36 @@ async fn only_what_was_not_taken_is_sent_again_and_all_arrives() {
 }
 
 #[tokio::test]
+async fn a_vehicles_records_arrive_in_order_whatever_kinesis_leaves_behind() {
+    let taken = Arc::new(Mutex::new(Vec::new()));
+    let (arrived, mut call) = (Arc::clone(&taken), 0);
+    let fake = Fake::alone(move |request| {
+        call += 1;
+        let records = sent(request);
+        // Turn about: the first, the second, the third of every three.
+        let results: Vec<_> = (0..records.len()).map(|index| (index + call) % 3 == 0).collect();
+        let now = records.into_iter().zip(&results).filter(|(_, is_taken)| **is_taken);
+        arrived.lock().unwrap().extend(now.map(|(record, _)| (record.vehicle_id.0[0], record.payload[0])));
+        answer(results)
+    })
+    .await;
+    let mut given = Vec::new();
+    for number in 0..12 {
+        for mut record in records(4) {
+            record.payload = vec![number];
+            given.push(record);
+        }
+    }
+    stream(&fake).append(&given).await.unwrap();
+    let taken = taken.lock().unwrap();
+    for vehicle in 0..4 {
+        let of_vehicle: Vec<_> =
+            taken.iter().filter(|(of, _)| *of == vehicle).map(|(_, number)| *number).collect();
+        assert_eq!(of_vehicle, (0..12).collect::<Vec<u8>>(), "vehicle {vehicle}");
+    }
+}
+
+#[tokio::test]
 async fn a_call_that_fails_as_a_whole_is_made_again() {
     let mut call = 0;
     let fake = Fake::alone(move |request| {

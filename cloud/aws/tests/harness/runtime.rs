@@ -32,6 +32,7 @@ const NAME: &str = "function";
 #[derive(Debug, Clone)]
 pub(crate) struct Launch {
     program: PathBuf,
+    arguments: Vec<String>,
     variables: BTreeMap<String, String>,
 }
 
@@ -89,6 +90,7 @@ pub(crate) struct Function {
     desk: Arc<Desk>,
     invocations: mpsc::Sender<Invocation>,
     count: AtomicU32,
+    pid: u32,
     kill: Arc<Notify>,
     ended: watch::Receiver<Option<Ended>>,
 }
@@ -96,7 +98,13 @@ pub(crate) struct Function {
 impl Launch {
     /// Of this program with these variables and those of Lambda, no others.
     pub(crate) fn new(program: impl Into<PathBuf>, variables: BTreeMap<String, String>) -> Self {
-        Self { program: program.into(), variables }
+        Self { program: program.into(), arguments: Vec::new(), variables }
+    }
+
+    /// With these arguments.
+    pub(crate) fn with_arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        self
     }
 
     /// With this variable too.
@@ -123,6 +131,7 @@ impl Launch {
         });
         let address = serve(Arc::clone(&desk)).await;
         let child = Command::new(&self.program)
+            .args(&self.arguments)
             .env_clear()
             .env("AWS_LAMBDA_RUNTIME_API", address.to_string())
             .env("AWS_LAMBDA_FUNCTION_NAME", NAME)
@@ -143,6 +152,7 @@ impl Launch {
             desk: Arc::clone(&desk),
             invocations,
             count: AtomicU32::new(0),
+            pid: child.id().unwrap(),
             kill: Arc::clone(&kill),
             ended: ended.subscribe(),
         };
@@ -189,6 +199,11 @@ impl Function {
     pub(crate) async fn kill(&self) -> Ended {
         self.kill.notify_one();
         self.ended().await
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
     }
 
     /// What it has written so far, line by line.

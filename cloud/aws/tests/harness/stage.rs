@@ -5,15 +5,14 @@ use std::collections::BTreeMap;
 
 use aws_sdk_eventbridge::types::Target;
 use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, QueueAttributeName};
-use convoy_aws::entry::unpack_default;
+use convoy_aws::entry::unpack_stored;
 use convoy_aws::environment::{Function, names};
-use convoy_aws::event::BusDelivery;
 use convoy_cloud_core::bus::{SOURCE_INGEST, TYPE_ENVELOPE};
 use convoy_cloud_core::ledger::{LaneLedger, accounts};
 use convoy_cloud_core::ports::{EventQuery, EventStore as _, StoredEnvelope};
 use convoy_protocol::envelope::Envelope;
 use convoy_protocol::id::{EnvelopeKey, VehicleId};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::emulator::{KEY, REGION, config, emulator};
 use crate::proxy::Proxy;
@@ -86,9 +85,13 @@ impl Stage {
             }
             let mut delete = self.queues.delete_message_batch().queue_url(&self.watched);
             for (index, message) in messages.iter().enumerate() {
-                let delivery: BusDelivery = serde_json::from_str(message.body().unwrap()).unwrap();
-                assert_eq!((&*delivery.source, &*delivery.detail_type), (SOURCE_INGEST, TYPE_ENVELOPE));
-                for event in unpack_default(&delivery.detail).unwrap() {
+                let body = message.body().unwrap();
+                let delivered: Value = serde_json::from_str(body).unwrap();
+                assert_eq!(
+                    (&delivered["source"], &delivered["detail-type"]),
+                    (&SOURCE_INGEST.into(), &TYPE_ENVELOPE.into())
+                );
+                for event in unpack_stored(body).unwrap() {
                     let header = Envelope::parse(&event.payload).unwrap().header;
                     published.push((header.vehicle_id, header.key()));
                 }

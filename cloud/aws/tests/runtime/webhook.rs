@@ -63,8 +63,8 @@ impl Scene {
         self.stage
             .launch(BOOTSTRAP, Function::Webhook)
             .with(names::DATABASE, &self.customers.url())
-            .with(names::WEBHOOK_QUEUE, &self.queue)
-            .with(names::WEBHOOK_DEAD_QUEUE, &self.dead)
+            .with(names::WORK_QUEUE, &self.queue)
+            .with(names::DEAD_QUEUE, &self.dead)
             .with(names::WEBHOOK_ALLOW, "127.0.0.0/8")
     }
 
