@@ -86,7 +86,7 @@ fn crossing(grid: &[(f64, Vec<Used>)], index: usize, limit: f64) -> Option<f64> 
 /// What to do before it breaks.
 pub(crate) fn remedy(quota: &str) -> &'static str {
     match quota {
-        "eventbridge_invocations" => "raise; pack by customer, fewer entries",
+        "eventbridge_invocations" => "raise; wider slices, fewer entries",
         "eventbridge_put_events" => "raise; one call for ten entries",
         "eventbridge_rules" => "raise, several delivery buses, or the v2 bus",
         "eventbridge_subscribers_v2" => "raise (v2 bus only)",
@@ -94,10 +94,10 @@ pub(crate) fn remedy(quota: &str) -> &'static str {
         "lambda_concurrency" => "raise before launch; reserve for ingest and feed",
         "kinesis_shards" => "raise",
         "kinesis_on_demand_in" => "support ticket, or provisioned shards",
-        "dynamodb_table_writes" => "raise; state every 5 minutes",
-        "dynamodb_partition_writes" => "cannot be raised: spread a feed over several keys, or a row an entry",
+        "dynamodb_table_writes" => "raise",
+        "dynamodb_partition_writes" => "cannot be raised: several subscriptions, or a feed over several keys",
         "sqs_in_flight" => "raise; shorter leases",
-        "api_requests" => "raise; longer polls",
+        "api_requests" => "raise; fewer polls",
         _ => "",
     }
 }
