@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: runs the measuring programs and prints their metrics beside the goals.
 //!
-//! A measuring program is the example `bench_GROUP` of convoy-simulator. It prints one JSON object
+//! A measuring program is the example `bench_GROUP` of a package. It prints one JSON object
 //! a line: `{"metric":"agent.binary_mib","value":4.1,"unit":"MiB"}`, with `peer` and `peer_value`
 //! where a peer was measured in the same run. The group `cost` adds what the cost model makes of the measured sizes.
 
@@ -10,24 +10,68 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Number, Value};
 
 use crate::command::{cargo, run_streaming, shown};
-use crate::cost;
 use crate::goals::{GOALS, Goal, goal_of};
 use crate::table::{Align, render};
+use crate::{cost, package, python};
 
 struct Group {
     name: &'static str,
     about: &'static str,
-    /// It starts or weighs the release binaries, so they are built first.
-    needs_binaries: bool,
+    /// The package whose example it is.
+    package: &'static str,
+    need: Need,
 }
 
+/// What is made before a program measures it.
+#[derive(Clone, Copy)]
+enum Need {
+    Nothing,
+    /// The release binaries.
+    Binaries,
+    /// The functions as they are deployed, the emulator, and a Python with what functions in Python stand on.
+    Functions,
+}
+
+const SIMULATOR: &str = "convoy-simulator";
+
 const GROUPS: &[Group] = &[
-    Group { name: "decode", about: "frames in memory to physical values", needs_binaries: false },
-    Group { name: "wire", about: "bytes a sample, encode and decode speed", needs_binaries: false },
-    Group { name: "agent", about: "size, memory and speed of convoy-agent", needs_binaries: true },
-    Group { name: "local", about: "end to end on one machine", needs_binaries: true },
-    Group { name: "demo", about: "time from start to the first event delivered", needs_binaries: true },
-    Group { name: "cost", about: "sizes that AWS bills by, and the month's bill", needs_binaries: false },
+    Group {
+        name: "decode",
+        about: "frames in memory to physical values",
+        package: SIMULATOR,
+        need: Need::Nothing,
+    },
+    Group {
+        name: "wire",
+        about: "bytes a sample, encode and decode speed",
+        package: SIMULATOR,
+        need: Need::Nothing,
+    },
+    Group {
+        name: "agent",
+        about: "size, memory and speed of convoy-agent",
+        package: SIMULATOR,
+        need: Need::Binaries,
+    },
+    Group { name: "local", about: "end to end on one machine", package: SIMULATOR, need: Need::Binaries },
+    Group {
+        name: "demo",
+        about: "time from start to the first event delivered",
+        package: SIMULATOR,
+        need: Need::Binaries,
+    },
+    Group {
+        name: "cost",
+        about: "sizes that AWS bills by, and the month's bill",
+        package: SIMULATOR,
+        need: Need::Nothing,
+    },
+    Group {
+        name: "lambda",
+        about: "the ingest function on AWS beside one in Python",
+        package: "convoy-aws",
+        need: Need::Functions,
+    },
 ];
 
 /// One measured value.
@@ -93,13 +137,22 @@ pub(crate) fn run(wanted: &[String], json: bool) -> Result<bool> {
 }
 
 fn measure(group: &Group) -> Result<Vec<Metric>> {
-    if group.needs_binaries {
-        let mut build = cargo(&["build", "--release", "-q", "-p", "convoy", "-p", "convoy-agent"]);
-        let status = run_streaming(&mut build, |line| eprintln!("{line}"))?;
-        ensure!(status.success(), "`{}` failed ({status})", shown(&build));
-    }
     let example = format!("bench_{}", group.name);
-    let mut program = cargo(&["run", "--release", "-q", "-p", "convoy-simulator", "--example", &example]);
+    let mut program = cargo(&["run", "--release", "-q", "-p", group.package, "--example", &example]);
+    match group.need {
+        Need::Nothing => {}
+        Need::Binaries => {
+            let mut build = cargo(&["build", "--release", "-q", "-p", "convoy", "-p", "convoy-agent"]);
+            let status = run_streaming(&mut build, |line| eprintln!("{line}"))?;
+            ensure!(status.success(), "`{}` failed ({status})", shown(&build));
+        }
+        Need::Functions => {
+            let built = package::run()?;
+            program.env("CONVOY_BOOTSTRAP", built.program).env("CONVOY_LAMBDA_ZIP", built.zip);
+            program.env("CONVOY_MINISTACK", python::tools()?.program("ministack"));
+            program.env("CONVOY_PEER_PYTHON", python::peer()?);
+        }
+    }
     let mut lines = Vec::new();
     let status = run_streaming(&mut program, |line| lines.push(line.to_owned()))?;
     ensure!(status.success(), "`{}` failed ({status})", shown(&program));

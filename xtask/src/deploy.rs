@@ -61,7 +61,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let is_new = is_new(stack.as_ref())?;
     let zip = match &options.zip {
         Some(zip) => zip.clone(),
-        None => package::run()?,
+        None => package::run()?.zip,
     };
     let bucket = aws.code_bucket(&account);
     make_bucket(&aws, &options.place, &bucket)?;

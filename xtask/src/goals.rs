@@ -47,6 +47,10 @@ pub(crate) const GOALS: &[Goal] = &[
     at_most("cost.per_vehicle_month.100k", 0.10),
     at_most("cost.per_vehicle_month.1m", 0.08),
     at_least("pack.factor.100k", 40.0),
+    at_most("lambda.init_ms", 20.0),
+    at_most("lambda.zip_mib", 4.0),
+    at_least("lambda.speed_ratio", 10.0),
+    at_most("lambda.rss_ratio", 0.25),
 ];
 
 /// The goal of `metric`, if it has one.

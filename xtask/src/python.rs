@@ -1,5 +1,5 @@
 //! Tools that come from PyPI, in a virtual environment of the target folder: AWS's own command lines, the template's
-//! linters, and the emulator that suites run against.
+//! linters, the emulator that suites run against, and what the bench's Python function stands on.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -8,9 +8,20 @@ use anyhow::{Context, Result, bail};
 
 use crate::command::{command, run_streaming, shown, target_dir};
 
-/// Pinned, so that a suite says the same tomorrow. The emulator's gaps that the template works around are this one's.
-const PINNED: &[&str] =
-    &["awscli==1.46.3", "aws-sam-cli==1.167.0", "cfn-lint==1.53.3", "ministack[full]==1.5.33"];
+/// An environment, pinned, so that it does the same tomorrow.
+struct Environment {
+    /// Its folder, below that of the tools.
+    name: &'static str,
+    pinned: &'static [&'static str],
+}
+
+/// The emulator's gaps that the template works around are this version's.
+const AWS: Environment = Environment {
+    name: "aws",
+    pinned: &["awscli==1.46.3", "aws-sam-cli==1.167.0", "cfn-lint==1.53.3", "ministack[full]==1.5.33"],
+};
+/// AWS's own runtime for Python functions and its SDK.
+const PEER: Environment = Environment { name: "peer", pinned: &["awslambdaric==4.2.2", "boto3==1.44.8"] };
 
 /// Written when all is installed: what is in the environment.
 const MARK: &str = "installed.txt";
@@ -33,20 +44,34 @@ impl Tools {
 /// # Errors
 /// Where this machine has no Python with venv, or PyPI is out of reach.
 pub(crate) fn tools() -> Result<Tools> {
-    let folder = target_dir()?.join("tools/aws");
-    let tools = Tools { bin: folder.join("bin") };
-    let mark = folder.join(MARK);
-    let pinned = PINNED.join("\n");
-    if std::fs::read_to_string(&mark).is_ok_and(|installed| installed == pinned) {
-        return Ok(tools);
-    }
-    install(&folder)?;
-    std::fs::write(&mark, pinned).with_context(|| format!("write {}", mark.display()))?;
-    Ok(tools)
+    AWS.ready()
 }
 
-fn install(folder: &Path) -> Result<()> {
-    println!("installing {} into {}, once", PINNED.join(", "), folder.display());
+/// A Python that has AWS's runtime for functions and its SDK, found or installed as [`tools`] are.
+///
+/// # Errors
+/// As [`tools`].
+pub(crate) fn peer() -> Result<PathBuf> {
+    Ok(PEER.ready()?.program("python"))
+}
+
+impl Environment {
+    fn ready(&self) -> Result<Tools> {
+        let folder = target_dir()?.join("tools").join(self.name);
+        let tools = Tools { bin: folder.join("bin") };
+        let mark = folder.join(MARK);
+        let pinned = self.pinned.join("\n");
+        if std::fs::read_to_string(&mark).is_ok_and(|installed| installed == pinned) {
+            return Ok(tools);
+        }
+        install(self.pinned, &folder)?;
+        std::fs::write(&mark, pinned).with_context(|| format!("write {}", mark.display()))?;
+        Ok(tools)
+    }
+}
+
+fn install(pinned: &[&str], folder: &Path) -> Result<()> {
+    println!("installing {} into {}, once", pinned.join(", "), folder.display());
     let started = Instant::now();
     // What an interrupted or older installation left behind would be mixed with this one.
     if folder.exists() {
@@ -56,7 +81,7 @@ fn install(folder: &Path) -> Result<()> {
     make.args(["-m", "venv"]).arg(folder);
     run(make, "Python 3.10 or newer with its venv module is needed (Debian: apt-get install python3-venv)")?;
     let mut install = command(folder.join("bin/python"));
-    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PINNED);
+    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(pinned);
     run(install, "see pip's message above; it needs PyPI or a mirror of it")?;
     println!("installed in {:.0} s", started.elapsed().as_secs_f64());
     Ok(())
@@ -76,7 +101,7 @@ mod tests {
 
     #[test]
     fn every_tool_is_pinned_to_one_version() {
-        for tool in PINNED {
+        for tool in AWS.pinned.iter().chain(PEER.pinned) {
             let version = tool.split_once("==").map(|(_, version)| version).unwrap_or_default();
             assert!(version.split('.').count() == 3, "{tool}");
         }

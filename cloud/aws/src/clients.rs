@@ -11,6 +11,7 @@ use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_sdk_dynamodb::config::retry::{RetryPartition, TokenBucket};
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_runtime_api::client::http::{HttpClient as _, SharedHttpClient, http_client_fn};
@@ -25,6 +26,10 @@ pub const ATTEMPTS_MAX: u32 = 5;
 pub const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Upper end of every pause between tries.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Tries again of calls to DynamoDB that a process has in hand at most.
+const RETRIES_MAX: usize = 1_000;
+/// Tries again that come back a second.
+const RETRIES_PER_S: f32 = 20.0;
 
 /// Where the services are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +83,25 @@ pub fn sdk_config(place: &Place, credentials: SharedCredentialsProvider) -> SdkC
         .timeout_config(timeouts);
     config.set_endpoint_url(place.endpoint_url.clone());
     config.build()
+}
+
+/// The client for DynamoDB, which is called more often than everything else together.
+///
+/// The SDK keeps a process from trying again and again: it has fifty tries in hand, which come back when they succeed.
+/// A put under a condition whose answer gets lost does not succeed, for the condition no longer holds. So a process that
+/// lived through an outage would never try again until its end, and work of a hundred calls would never be done at once.
+/// Here tries come back with time.
+pub fn dynamodb(config: &SdkConfig) -> aws_sdk_dynamodb::Client {
+    let tokens = TokenBucket::builder()
+        .capacity(RETRIES_MAX)
+        .refill_rate(RETRIES_PER_S)
+        .retry_cost(1)
+        .timeout_retry_cost(1)
+        .throttling_retry_cost(1)
+        .build();
+    let partition = RetryPartition::custom("dynamodb").token_bucket(tokens).build();
+    let config = aws_sdk_dynamodb::config::Builder::from(config).retry_partition(partition).build();
+    aws_sdk_dynamodb::Client::from_conf(config)
 }
 
 /// HTTP over rustls with ring. The SDK's own client loads the TLS roots when a service's client is built; behind this

@@ -145,7 +145,7 @@ impl Deployment {
             vehicles: self.required(names::VEHICLES)?,
         };
         let keep_days = self.environment.number(names::KEEP_DAYS, KEEP_DAYS).map_err(misconfigured)?;
-        let client = aws_sdk_dynamodb::Client::new(&self.sdk);
+        let client = clients::dynamodb(&self.sdk);
         let store = DynamoEventStore::new(client, tables, self.objects()?, keep_days, self.ambient.clone());
         Ok(Arc::new(store))
     }

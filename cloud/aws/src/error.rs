@@ -31,6 +31,20 @@ const LATER: &[&str] = &[
     "TransactionInProgressException",
 ];
 
+/// Codes of answers that say that this process is not who it must be, or may not do what it must. A person mends that,
+/// and until then nothing that was asked for is wrong by itself.
+const DENIED: &[&str] = &[
+    "AccessDenied",
+    "AccessDeniedException",
+    "IncompleteSignature",
+    "InvalidClientTokenId",
+    "InvalidSignatureException",
+    "MissingAuthenticationToken",
+    "NotAuthorized",
+    "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
+];
+
 /// Codes of answers that say that the name is taken.
 const TAKEN: &[&str] = &[
     "BucketAlreadyExists",
@@ -44,8 +58,8 @@ const TAKEN: &[&str] = &[
     "ResourceInUseException",
 ];
 
-/// The error of a call to `service`: what may pass (no answer in time, a 5xx, throttling) is `Unavailable`, a taken
-/// name `Conflict`, anything else `Refused`.
+/// The error of a call to `service`: what may pass (no answer in time, a 5xx, throttling, a permission that lacks) is
+/// `Unavailable`, a taken name `Conflict`, anything else `Refused`.
 pub fn port_error<E>(service: &'static str, error: &SdkError<E, HttpResponse>) -> PortError
 where
     E: ProvideErrorMetadata,
@@ -73,7 +87,7 @@ where
 pub fn answered(service: &'static str, status: u16, code: Option<&str>, message: Option<&str>) -> PortError {
     let (code, message) = (code.unwrap_or("no code"), message.unwrap_or("no message"));
     let reason = format!("{code} ({status}): {message}");
-    if status >= 500 || status == 429 || is_later(code) {
+    if status >= 500 || status == 429 || is_later(code) || DENIED.contains(&code) {
         PortError::Unavailable { service, reason }
     } else if TAKEN.contains(&code) {
         PortError::Conflict { service, reason }
@@ -111,6 +125,7 @@ mod tests {
         assert!(of(400, "ProvisionedThroughputExceededException").is_transient());
         assert!(of(503, "SomethingNew").is_transient());
         assert!(of(429, "SomethingNew").is_transient());
+        assert!(of(400, "AccessDeniedException").is_transient(), "records wait for the permission");
         let refused = of(400, "ValidationException");
         assert_eq!(refused.to_string(), "DynamoDB refused: ValidationException (400): text");
         assert!(matches!(of(400, "ResourceInUseException"), PortError::Conflict { .. }));

@@ -4,7 +4,7 @@
 //! only the stream keeps that order: buses do not. So ingest judges, and says with the event which observations of the
 //! envelope opened which condition; enrichment renders them for each customer, in any order and as often as it must.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use convoy_protocol::columns::Columns;
@@ -12,6 +12,7 @@ use convoy_protocol::dtc::{Dtc, DtcChange, DtcRecord};
 use convoy_protocol::envelope::Header;
 use convoy_protocol::id::{EnvelopeKey, VehicleId};
 use convoy_protocol::manifest::Manifest;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 
 use crate::condition::{Condition, judge};
@@ -24,6 +25,22 @@ use crate::snapshot::{Grant, SnapshotCell};
 
 /// Vehicles whose conditions are held in memory at most; beyond it the memory is emptied and filled again.
 const VEHICLES_CACHED_MAX: usize = 100_000;
+
+/// Vehicles whose conditions are read from the store at once.
+const LOADS_AT_ONCE: usize = 32;
+
+/// What of an envelope is judged.
+#[derive(Clone, Copy)]
+pub struct Subject<'e> {
+    /// Whose it is, and which.
+    pub header: &'e Header,
+    /// When the bridge received it, microseconds since the Unix epoch, UTC.
+    pub received_us: i64,
+    /// What its raw values mean; `None` where it has no samples.
+    pub manifest: Option<&'e Manifest>,
+    /// Its samples and records.
+    pub content: &'e Content,
+}
 
 /// An observation in an envelope that opened a condition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,14 +87,21 @@ impl Judge {
         self.conditions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What an envelope opens. Nothing, and nothing is read, where nobody is entitled to the vehicle's alerts.
-    pub async fn judge(
-        &self,
-        header: &Header,
-        received_us: i64,
-        manifest: Option<&Manifest>,
-        content: &Content,
-    ) -> Result<Judged, PortError> {
+    /// What envelopes open, in their order, which is that of the stream. Nothing, and nothing is read, where nobody is
+    /// entitled to a vehicle's alerts.
+    pub async fn judge(&self, subjects: &[Subject<'_>]) -> Result<Vec<Judged>, PortError> {
+        let observed: Vec<_> = subjects.iter().map(|subject| self.observe(*subject)).collect();
+        let vehicles = subjects.iter().zip(&observed).filter(|(_, observed)| !observed.is_empty());
+        self.load(vehicles.map(|(subject, _)| subject.header.vehicle_id).collect()).await?;
+        let turn = |(subject, observed): (&Subject<'_>, &Vec<Observed>)| {
+            self.turn(subject.header.vehicle_id, subject.header.key(), observed)
+        };
+        Ok(subjects.iter().zip(&observed).map(turn).collect())
+    }
+
+    /// The observations of every condition that somebody wants to hear of.
+    fn observe(&self, subject: Subject<'_>) -> Vec<Observed> {
+        let Subject { header, received_us, manifest, content } = subject;
         let snapshot = self.snapshot.current();
         let grants = snapshot.grants(header.vehicle_id);
         let mut observed: Vec<Observed> = Vec::new();
@@ -104,17 +128,16 @@ impl Judge {
                 observed.push((key, samples.iter().map(observe).collect()));
             }
         }
-        if observed.is_empty() {
-            return Ok(Judged::default());
-        }
-        self.load(header.vehicle_id).await?;
-        Ok(self.turn(header.vehicle_id, header.key(), &observed))
+        observed
     }
 
     fn turn(&self, vehicle_id: VehicleId, by: EnvelopeKey, observed: &[Observed]) -> Judged {
+        let mut judged = Judged::default();
+        if observed.is_empty() {
+            return judged;
+        }
         let mut held = self.lock();
         let of_vehicle = held.entry(vehicle_id).or_default();
-        let mut judged = Judged::default();
         for (key, observations) in observed {
             let (edges, condition) = judge(of_vehicle.get(key), key, by, observations.iter().copied());
             of_vehicle.insert(key.clone(), condition.clone());
@@ -128,17 +151,23 @@ impl Judge {
         judged
     }
 
-    async fn load(&self, vehicle_id: VehicleId) -> Result<(), PortError> {
-        if self.lock().contains_key(&vehicle_id) {
-            return Ok(());
+    /// Reads the conditions of those vehicles that are not held, many at once: a batch is of many vehicles.
+    async fn load(&self, mut vehicles: BTreeSet<VehicleId>) -> Result<(), PortError> {
+        {
+            let mut held = self.lock();
+            if held.len() + vehicles.len() > VEHICLES_CACHED_MAX {
+                held.clear();
+            }
+            vehicles.retain(|vehicle_id| !held.contains_key(vehicle_id));
         }
-        let stored = self.store.conditions(vehicle_id).await?;
+        let read = async |vehicle_id| Ok((vehicle_id, self.store.conditions(vehicle_id).await?));
+        let loads = stream::iter(vehicles).map(read).buffer_unordered(LOADS_AT_ONCE);
+        let loaded: Vec<(VehicleId, Vec<Condition>)> = loads.try_collect().await?;
         let mut held = self.lock();
-        if held.len() >= VEHICLES_CACHED_MAX {
-            held.clear();
+        for (vehicle_id, conditions) in loaded {
+            let by_key = conditions.into_iter().map(|condition| (condition.key.clone(), condition)).collect();
+            held.entry(vehicle_id).or_insert(by_key);
         }
-        let by_key = stored.into_iter().map(|condition| (condition.key.clone(), condition)).collect();
-        held.entry(vehicle_id).or_insert(by_key);
         Ok(())
     }
 }

@@ -15,7 +15,7 @@ use convoy_protocol::manifest::{Manifest, id_of_encoding};
 use convoy_protocol::report::Report;
 use object_store::ObjectStore;
 
-use crate::alerts::{Judge, Opened};
+use crate::alerts::{Judge, Opened, Subject};
 use crate::bus::{BusEvent, BusName, Meta, SOURCE_INGEST, TYPE_ENVELOPE};
 use crate::counters::{Counters, add};
 use crate::enrich::{Content, ManifestCache, decode_content, ordering_us};
@@ -254,12 +254,16 @@ impl Ingest {
     }
 
     /// Publishes what is new with the conditions it opened, and remembers these after that.
-    async fn judge_and_publish(&self, valid: &[Valid<'_>]) -> Result<(), PortError> {
+    async fn judge_and_publish<'v>(&self, valid: &'v [Valid<'_>]) -> Result<(), PortError> {
         let (mut events, mut conditions) = (Vec::with_capacity(valid.len()), Vec::new());
-        for item in valid {
-            let manifest = item.manifest.as_deref();
-            let received_us = item.record.received_us;
-            let judged = self.judge.judge(&item.header, received_us, manifest, &item.content).await?;
+        let subject = |item: &'v Valid<'_>| Subject {
+            header: &item.header,
+            received_us: item.record.received_us,
+            manifest: item.manifest.as_deref(),
+            content: &item.content,
+        };
+        let judged = self.judge.judge(&valid.iter().map(subject).collect::<Vec<_>>()).await?;
+        for (item, judged) in valid.iter().zip(judged) {
             events.push(bus_event(item, judged.opened));
             conditions.push(judged.conditions);
         }

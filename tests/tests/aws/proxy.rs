@@ -37,7 +37,9 @@ pub(crate) struct Proxy {
     shared: Arc<Shared>,
 }
 
-/// Which fault the `nth` call of an operation meets, from 1.
+/// Which fault the `nth` call of an operation meets, from 1. The first calls of the way in and of the bus meet all of
+/// them; the others are chosen by dice without memory, or work that takes as many calls each time it is tried would meet
+/// the same fault at the same place for ever.
 fn fault(operation: &str, nth: u32) -> Option<Fault> {
     match operation {
         "Kinesis_20131202.PutRecords" | "AWSEvents.PutEvents" => match nth % 5 {
@@ -46,14 +48,22 @@ fn fault(operation: &str, nth: u32) -> Option<Fault> {
             4 => Some(Fault::LostAnswer),
             _ => None,
         },
-        _ if operation.starts_with("DynamoDB_20120810.") => match nth % 10 {
+        _ if operation.starts_with("DynamoDB_20120810.") => match dice(nth) % 10 {
             5 => Some(Fault::Throttled),
             9 => Some(Fault::LostAnswer),
             _ => None,
         },
-        "AmazonSQS.SendMessage" => (nth % 7 == 3).then_some(Fault::Throttled),
+        "AmazonSQS.SendMessage" => (dice(nth) % 7 == 3).then_some(Fault::Throttled),
         _ => None,
     }
+}
+
+/// The same for the same number, and without a period: SplitMix64.
+fn dice(nth: u32) -> u64 {
+    let mut dice = u64::from(nth).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    dice = (dice ^ (dice >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    dice = (dice ^ (dice >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    dice ^ (dice >> 31)
 }
 
 impl Proxy {

@@ -3,6 +3,7 @@
 //! Every checker is a function from text to findings, and proves beside itself that it can fail.
 
 mod arrows;
+mod documents;
 mod names;
 mod sizes;
 mod sources;

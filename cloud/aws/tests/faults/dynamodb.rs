@@ -1,12 +1,13 @@
 //! DynamoDB throttles, conflicts and refuses.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use convoy_aws::clients::ATTEMPTS_MAX;
+use convoy_aws::clients::{self, ATTEMPTS_MAX};
 use convoy_aws::dynamodb::{DynamoEventStore, Tables};
-use convoy_cloud_core::ports::{EventStore as _, PortError, SignalState};
+use convoy_cloud_core::ports::{EventStore as _, Novelty, PortError, SignalState, StoredEnvelope};
 use convoy_cloud_core::record::{PartitionKey, Record};
-use convoy_protocol::id::{Lane, ManifestId, VehicleId};
+use convoy_protocol::id::{BootId, EnvelopeKey, Lane, ManifestId, VehicleId};
 use object_store::memory::InMemory;
 use serde_json::json;
 
@@ -15,7 +16,7 @@ use crate::fake::{Fake, Reply};
 
 fn store(fake: &Fake) -> DynamoEventStore {
     let [events, state, feed, vehicles] = ["events", "state", "feed", "vehicles"].map(str::to_owned);
-    let client = aws_sdk_dynamodb::Client::new(&config(&fake.url));
+    let client = clients::dynamodb(&config(&fake.url));
     let tables = Tables { events, state, feed, vehicles };
     DynamoEventStore::new(client, tables, Arc::new(InMemory::new()), 30, ambient())
 }
@@ -33,6 +34,34 @@ async fn what_is_throttled_is_tried_again_to_the_end_and_then_unavailable() {
         assert!(error.is_transient() && error.to_string().contains(code), "{error}");
         assert_eq!(fake.requests().len(), ATTEMPTS_MAX as usize);
     }
+}
+
+#[tokio::test]
+async fn answers_that_get_lost_do_not_use_up_the_tries_of_a_process() {
+    let mut known = HashSet::new();
+    let fake = Fake::alone(move |request| {
+        let is_event = request.operation() == "PutItem" && request.json()["TableName"] == "events";
+        match is_event {
+            // It is stored, and nobody hears of it; then it is there already.
+            true if known.insert(request.json()["Item"]["sk"].to_string()) => {
+                Reply::error(500, "InternalServerError")
+            }
+            true => Reply::error(400, "ConditionalCheckFailedException"),
+            false => Reply::Answer(200, json!({})),
+        }
+    })
+    .await;
+    let envelope = |sequence| StoredEnvelope {
+        vehicle_id: VehicleId([1; 16]),
+        key: EnvelopeKey { boot_id: BootId { counter: 1, spool: 1 }, lane: Lane::Bulk, sequence },
+        first_us: 1,
+        last_us: 1,
+        received_us: 2,
+        bytes: vec![0],
+    };
+    // The SDK's own tries end at the fiftieth.
+    let envelopes: Vec<_> = (0..300).map(envelope).collect();
+    assert_eq!(store(&fake).put_events(&envelopes).await.unwrap(), vec![Novelty::Known; 300]);
 }
 
 #[tokio::test]

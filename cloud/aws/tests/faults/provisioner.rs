@@ -84,6 +84,7 @@ async fn what_may_pass_is_unavailable() {
     for (resource, operation, status, code) in [
         (rule(), "PutRule", 400, "ConcurrentModificationException"),
         (rule(), "PutTargets", 400, "ThrottlingException"),
+        (rule(), "PutRule", 400, "AccessDeniedException"),
         (rule(), "DescribeRule", 500, "InternalException"),
         (queue(), "CreateQueue", 400, "com.amazonaws.sqs#QueueDeletedRecently"),
         (queue(), "CreateQueue", 400, "com.amazonaws.sqs#RequestThrottled"),
@@ -98,7 +99,6 @@ async fn what_may_pass_is_unavailable() {
 async fn what_will_not_pass_is_refused_and_a_taken_name_is_a_conflict() {
     for (resource, operation, code) in [
         (rule(), "PutRule", "InvalidEventPatternException"),
-        (rule(), "PutRule", "AccessDeniedException"),
         (rule(), "PutTargets", "ValidationException"),
         (queue(), "CreateQueue", "com.amazonaws.sqs#InvalidAttributeValue"),
     ] {

@@ -209,9 +209,9 @@ async fn a_queue_that_seems_empty_is_looked_into_twice_without_waiting() {
 
 #[tokio::test]
 async fn what_is_taken_is_given_out_though_the_next_look_fails() {
-    let fake = showing(vec![received(&[1, 2]), Reply::error(400, "AccessDenied")]).await;
+    let fake = showing(vec![received(&[1, 2]), Reply::error(400, "UnsupportedOperation")]).await;
     assert_eq!(queue(&fake).receive(&own(), 10, u64::MAX, 1, 0).await.unwrap().len(), 2);
-    let fake = showing(vec![Reply::error(400, "AccessDenied")]).await;
+    let fake = showing(vec![Reply::error(400, "UnsupportedOperation")]).await;
     assert!(!queue(&fake).receive(&own(), 10, u64::MAX, 1, 0).await.unwrap_err().is_transient());
 }
 
