@@ -27,6 +27,9 @@ const LAST: &str = "l";
 /// When the bridge received it, likewise.
 const RECEIVED: &str = "r";
 
+/// Puts that are prepared at once: one that waits for its turn takes as much memory as one on its way.
+const PREPARED_MAX: usize = 2 * CALLS_AT_ONCE;
+
 // Every envelope fits into an item.
 const _: () = assert!(ENVELOPE_BYTES_MAX <= BODY_BYTES_MAX && BODY_BYTES_MAX < ITEM_BYTES_MAX);
 
@@ -86,11 +89,14 @@ pub(super) async fn put(
     let noted = once.iter().map(|event| (event.vehicle_id, days::of(event.first_us))).collect();
     let boots: BTreeSet<_> = once.iter().map(|event| (event.vehicle_id, event.key.boot_id)).collect();
     let ((), known) = futures_util::try_join!(days::note(store, noted, ttl), ledger::look_up(store, boots))?;
-    let puts = once.iter().map(|event| {
-        let was_stored = known.was_stored(event.vehicle_id, event.key);
-        async move { if was_stored { find(store, event).await } else { put_one(store, event, ttl).await } }
-    });
-    let novelty = at_once(CALLS_AT_ONCE, puts.collect()).await?;
+    let mut novelty = Vec::with_capacity(once.len());
+    for some in once.chunks(PREPARED_MAX) {
+        let puts = some.iter().map(|event| {
+            let was_stored = known.was_stored(event.vehicle_id, event.key);
+            async move { if was_stored { find(store, event).await } else { put_one(store, event, ttl).await } }
+        });
+        novelty.extend(at_once(CALLS_AT_ONCE, puts.collect()).await?);
+    }
     let entries: Vec<LedgerEntry> =
         once.iter().map(|event| (event.vehicle_id, LedgerRange::one(event.key, Outcome::Stored))).collect();
     ledger::enter(store, &entries, known).await?;

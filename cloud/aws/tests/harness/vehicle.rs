@@ -13,18 +13,29 @@ pub(crate) const START_US: i64 = 1_795_478_400_000_000;
 /// Between one envelope and the next.
 const PERIOD_US: i64 = 1_000_000;
 
+/// How a vehicle's signal goes on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Course {
+    /// Neighbours have nothing in common, so that samples stay as long as they are: nine bytes each.
+    Wild,
+    /// As signals do: two or three bytes each.
+    Smooth,
+}
+
 /// A vehicle that sends in the bulk lane.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Vehicle {
     pub(crate) id: VehicleId,
-    /// Samples in an envelope, about nine bytes each.
+    /// Samples in an envelope.
     pub(crate) samples: usize,
+    /// What a sample takes, about.
+    pub(crate) course: Course,
 }
 
 impl Vehicle {
     /// With small envelopes.
     pub(crate) fn new(number: u8) -> Self {
-        Self { id: VehicleId([number; 16]), samples: 2 }
+        Self { id: VehicleId([number; 16]), samples: 2, course: Course::Wild }
     }
 
     /// The identity of an envelope.
@@ -75,8 +86,10 @@ impl Vehicle {
         if sequence == 0 {
             writer.plain(SectionKind::Manifest, &manifest.encode());
         }
-        // Neighbours that have nothing in common, so that they stay as long as they are.
-        let value = |row: i64| (sequence as i64 + row).wrapping_mul(0x9e37_79b9_7f4a_7c15_u64 as i64);
+        let value = |row: i64| match self.course {
+            Course::Wild => (sequence as i64 + row).wrapping_mul(0x9e37_79b9_7f4a_7c15_u64 as i64),
+            Course::Smooth => (sequence as i64 + row * row * 37) % 1_000,
+        };
         let rows = 0..self.samples as i64;
         let values = Values::Raw(rows.clone().map(value).collect());
         let column = Column { signal: SignalIndex(0), values };
