@@ -1,6 +1,7 @@
 //! AWS on a bad day: a proxy before the emulator that throttles, refuses parts of batches and fails, every so many calls.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -27,6 +28,8 @@ struct Shared {
     client: reqwest::Client,
     calls: Mutex<BTreeMap<String, u32>>,
     faults: Mutex<BTreeMap<(String, Fault), u32>>,
+    /// Hashes of the calls to DynamoDB that met a fault.
+    failed: Mutex<HashSet<u64>>,
     /// Called while a write of envelopes waits here, from time to time.
     on_write: Mutex<Option<Hook>>,
 }
@@ -73,6 +76,7 @@ impl Proxy {
             client: reqwest::Client::builder().no_proxy().build().unwrap(),
             calls: Mutex::default(),
             faults: Mutex::default(),
+            failed: Mutex::default(),
             on_write: Mutex::default(),
         });
         let limit = axum::extract::DefaultBodyLimit::max(64 << 20);
@@ -122,7 +126,9 @@ async fn pass(
     {
         hook();
     }
-    let Some(fault) = fault(&operation, nth) else {
+    let fault =
+        fault(&operation, nth).filter(|_| !operation.starts_with("DynamoDB") || shared.is_first(&body));
+    let Some(fault) = fault else {
         return shared.forward(method, &uri, &headers, body).await;
     };
     *shared.faults.lock().unwrap().entry((operation.clone(), fault)).or_default() += 1;
@@ -140,6 +146,14 @@ async fn pass(
 }
 
 impl Shared {
+    /// Has this call met no fault yet? One that met it five times in a row would be given up, ingest would say so of its
+    /// batch, and the emulator, unlike Kinesis, would not give the batch again.
+    fn is_first(&self, body: &[u8]) -> bool {
+        let mut hasher = DefaultHasher::new();
+        body.hash(&mut hasher);
+        self.failed.lock().unwrap().insert(hasher.finish())
+    }
+
     async fn forward(&self, method: Method, uri: &Uri, headers: &HeaderMap, body: Bytes) -> Response<Body> {
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         let mut request = self.client.request(method, format!("{}{path}", self.emulator)).body(body);

@@ -174,7 +174,6 @@ async fn what_was_changed_by_hand_is_found() {
         ("/InvokeConfiguration/RoleArn", json!("arn:aws:iam::1:role/x"), "role"),
         ("/InvokeConfiguration/TargetArn", json!("arn:aws:lambda:::other"), "target"),
         ("/Transformer/Type", json!("WITH_METADATA"), "input"),
-        ("/BatchConfiguration/MaxBatchSize", json!(10), "several events"),
         ("/FilterConfiguration/Filters", json!([]), "filter"),
         ("/FilterConfiguration/Filters/0/Scope", json!("METADATA"), "filter"),
     ] {
@@ -197,7 +196,7 @@ async fn quotas_are_refused_and_what_may_pass_is_unavailable() {
         ("CreateSubscriber", 429, "ThrottlingException", true),
         ("CreateSubscriber", 400, "InvalidInputException", false),
         ("ListSubscribers", 500, "InternalException", true),
-        ("ListSubscribers", 403, "AccessDeniedException", false),
+        ("ListSubscribers", 403, "AccessDeniedException", true),
     ] {
         let refuse = move |asked: &str| (asked == operation).then(|| error(status, code));
         let site = Site::new("v2bad-", refuse).await;
