@@ -1,9 +1,10 @@
 //! `cargo xtask bench lambda`: the ingest function as Lambda runs it, beside a Python function that does the same step.
 //!
 //! Both are processes behind the Runtime API and get the same batches: 500 records, as many as the template lets Kinesis
-//! give at once, of 500 vehicles, each an envelope of 90 samples. Once all services are the emulator, which is slower than either; once a fake answers for DynamoDB and
-//! the bus, so that what is measured is the function. `CONVOY_BOOTSTRAP` names our program as it is deployed,
-//! `CONVOY_LAMBDA_ZIP` its zip, `CONVOY_PEER_PYTHON` the Python that has awslambdaric and boto3, `CONVOY_MINISTACK` the emulator.
+//! give at once, of 500 vehicles, each an envelope of 90 samples. Once all services are the emulator, which is slower
+//! than either; once a fake answers for DynamoDB and the bus, so that what is measured is the function.
+//! `CONVOY_BOOTSTRAP` names our program as it is deployed, `CONVOY_LAMBDA_ZIP` its zip, `CONVOY_PEER_PYTHON` the Python
+//! that has awslambdaric and boto3, `CONVOY_MINISTACK` the emulator.
 #![allow(clippy::unwrap_used, reason = "a step that fails is a measurement that fails")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it prints what it measured")]
 

@@ -22,7 +22,6 @@ VEHICLES = os.environ["CONVOY_VEHICLES_TABLE"]
 BUS = os.environ["CONVOY_DEFAULT_BUS"]
 TTL_S = 30 * 86_400
 ENTRY_BYTES_MAX = 200_000
-ENTRIES_MAX = 10
 
 config = Config(max_pool_connections=THREADS, parameter_validation=False)
 dynamodb = boto3.client("dynamodb", config=config)
