@@ -3,6 +3,7 @@
 //! A function must be ready within milliseconds, so nothing is read or loaded here that a call may not need: TLS roots
 //! are loaded with the first connection, credentials are asked for with the first request.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aws_config::ecs::EcsCredentialsProvider;
@@ -11,10 +12,13 @@ use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
-use aws_sdk_dynamodb::config::retry::{RetryPartition, TokenBucket};
+use aws_smithy_http_client::Connector;
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
-use aws_smithy_runtime_api::client::http::{HttpClient as _, SharedHttpClient, http_client_fn};
+use aws_smithy_runtime_api::client::http::{
+    HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector, http_client_fn,
+};
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 
 /// A connection must stand after this time.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -26,10 +30,6 @@ pub const ATTEMPTS_MAX: u32 = 5;
 pub const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Upper end of every pause between tries.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// Tries again of calls to DynamoDB that a process has in hand at most.
-const RETRIES_MAX: usize = 1_000;
-/// Tries again that come back a second.
-const RETRIES_PER_S: f32 = 20.0;
 
 /// Where the services are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,8 +64,8 @@ pub fn credentials() -> SharedCredentialsProvider {
     }
 }
 
-/// The configuration of all clients.
-pub fn sdk_config(place: &Place, credentials: SharedCredentialsProvider) -> SdkConfig {
+/// The configuration of all clients, which share the connections of `http`.
+pub fn sdk_config(place: &Place, credentials: SharedCredentialsProvider, http: &Http) -> SdkConfig {
     let retries = RetryConfig::standard()
         .with_max_attempts(ATTEMPTS_MAX)
         .with_initial_backoff(FIRST_PAUSE)
@@ -74,42 +74,34 @@ pub fn sdk_config(place: &Place, credentials: SharedCredentialsProvider) -> SdkC
         .connect_timeout(CONNECT_TIMEOUT)
         .operation_attempt_timeout(ATTEMPT_TIMEOUT)
         .build();
+    // All clients have these settings, so one connector serves all.
+    let http = SharedHttpConnector::new(http.clone());
     let mut config = SdkConfig::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new(place.region.clone()))
         .credentials_provider(credentials)
-        .http_client(http_client())
+        .http_client(http_client_fn(move |_, _| http.clone()))
         .retry_config(retries)
         .timeout_config(timeouts);
     config.set_endpoint_url(place.endpoint_url.clone());
     config.build()
 }
 
-/// The client for DynamoDB, which is called more often than everything else together.
+/// HTTP over rustls with ring. Clones share connections.
 ///
-/// The SDK keeps a process from trying again and again: it has fifty tries in hand, which come back when they succeed.
-/// A put under a condition whose answer gets lost does not succeed, for the condition no longer holds. So a process that
-/// lived through an outage would never try again until its end, and work of a hundred calls would never be done at once.
-/// Here tries come back with time.
-pub fn dynamodb(config: &SdkConfig) -> aws_sdk_dynamodb::Client {
-    let tokens = TokenBucket::builder()
-        .capacity(RETRIES_MAX)
-        .refill_rate(RETRIES_PER_S)
-        .retry_cost(1)
-        .timeout_retry_cost(1)
-        .throttling_retry_cost(1)
-        .build();
-    let partition = RetryPartition::custom("dynamodb").token_bucket(tokens).build();
-    let config = aws_sdk_dynamodb::config::Builder::from(config).retry_partition(partition).build();
-    aws_sdk_dynamodb::Client::from_conf(config)
-}
+/// The SDK's own client loads the TLS roots when a service's client is built; this one when the first request is sent.
+#[derive(Debug, Clone, Default)]
+pub struct Http(Arc<OnceLock<Connector>>);
 
-/// HTTP over rustls with ring. The SDK's own client loads the TLS roots when a service's client is built; behind this
-/// function it does so when the first request is sent.
-fn http_client() -> SharedHttpClient {
-    let client =
-        aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
-    http_client_fn(move |settings, components| client.http_connector(settings, components))
+impl HttpConnector for Http {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let connector = self.0.get_or_init(|| {
+            let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT_TIMEOUT).build();
+            let connector = Connector::builder().connector_settings(settings);
+            connector.tls_provider(Provider::Rustls(CryptoMode::Ring)).build()
+        });
+        connector.call(request)
+    }
 }
 
 #[cfg(test)]

@@ -21,10 +21,10 @@ use ipnet::IpNet;
 use object_store::ObjectStore;
 use tokio::sync::OnceCell;
 
-use crate::clients::{self, Place};
+use crate::clients::{self, Http, Place};
 use crate::database;
 use crate::downlink::SqsDownlink;
-use crate::dynamodb::{DynamoEventStore, Tables};
+use crate::dynamodb::{Client, DynamoEventStore, Tables};
 use crate::environment::{Environment, Function, names};
 use crate::error::port_error;
 use crate::eventbridge::ClassicBus;
@@ -55,6 +55,7 @@ pub struct Deployment {
     pub snapshot: Arc<SnapshotCell>,
     place: Place,
     sdk: SdkConfig,
+    http: Http,
     /// Does this process bring the schema up?
     migrates: bool,
     objects: OnceLock<Arc<dyn ObjectStore>>,
@@ -72,7 +73,8 @@ impl Deployment {
     pub fn new(environment: Environment) -> Result<Self, Failure> {
         let place =
             Place::from_vars(|name| environment.get(name).map(str::to_owned)).map_err(misconfigured)?;
-        let sdk = clients::sdk_config(&place, clients::credentials());
+        let http = Http::default();
+        let sdk = clients::sdk_config(&place, clients::credentials(), &http);
         // It owns the schema, the other functions only check it: setting up is one of its tasks.
         let migrates = environment.get(names::FUNCTION) == Some(Function::Provision.name());
         Ok(Self {
@@ -83,6 +85,7 @@ impl Deployment {
             snapshot: Arc::default(),
             place,
             sdk,
+            http,
             objects: OnceLock::new(),
             keys: OnceCell::new(),
             reference: OnceCell::new(),
@@ -145,7 +148,7 @@ impl Deployment {
             vehicles: self.required(names::VEHICLES)?,
         };
         let keep_days = self.environment.number(names::KEEP_DAYS, KEEP_DAYS).map_err(misconfigured)?;
-        let client = clients::dynamodb(&self.sdk);
+        let client = Client::new(&self.sdk, self.http.clone(), self.ambient.clone())?;
         let store = DynamoEventStore::new(client, tables, self.objects()?, keep_days, self.ambient.clone());
         Ok(Arc::new(store))
     }

@@ -20,9 +20,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use aws_sdk_dynamodb::Client;
-use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use aws_smithy_runtime_api::client::result::SdkError;
 use convoy_cloud_core::ambient::Ambient;
 use convoy_cloud_core::condition::Condition;
 use convoy_cloud_core::identity::SubscriptionId;
@@ -36,18 +33,24 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use object_store::ObjectStore;
 
 use crate::backoff::Backoff;
-use crate::error::port_error;
 
 mod attributes;
 mod bodies;
+mod client;
 mod conditions;
 mod days;
 mod events;
 mod feed;
 mod ledger;
 mod parked;
+mod request;
 mod revision;
 mod state;
+
+use client::Failed;
+use request::Answer;
+
+pub use client::Client;
 
 const SERVICE: &str = "DynamoDB";
 /// Calls of one method of the store that are under way at once.
@@ -120,10 +123,6 @@ impl DynamoEventStore {
     }
 }
 
-fn failed<E: aws_sdk_dynamodb::error::ProvideErrorMetadata>(error: SdkError<E, HttpResponse>) -> PortError {
-    port_error(SERVICE, &error)
-}
-
 /// An item that this code did not write, or that was damaged.
 fn damaged(what: &str) -> PortError {
     PortError::Refused { service: SERVICE, reason: format!("an item is damaged: {what}") }
@@ -138,20 +137,13 @@ async fn at_once<T>(
 }
 
 /// Was the condition of a write not met?
-macro_rules! lost {
-    ($result:expr) => {
-        match $result {
-            Ok(_) => Ok(false),
-            Err(error)
-                if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) =>
-            {
-                Ok(true)
-            }
-            Err(error) => Err($crate::dynamodb::failed(error)),
-        }
-    };
+fn lost(result: Result<Answer, Failed>) -> Result<bool, PortError> {
+    match result {
+        Ok(_) => Ok(false),
+        Err(Failed::Condition(_)) => Ok(true),
+        Err(failed) => Err(failed.into()),
+    }
 }
-use lost;
 
 #[async_trait]
 impl EventStore for DynamoEventStore {

@@ -1,6 +1,6 @@
 //! What an AWS service said, as an error of a port.
 
-use aws_sdk_dynamodb::error::ProvideErrorMetadata;
+use aws_sdk_kinesis::error::ProvideErrorMetadata;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use convoy_cloud_core::ports::PortError;
@@ -110,7 +110,7 @@ pub(crate) fn refused(service: &'static str, reason: impl Into<String>) -> PortE
 }
 
 /// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -153,9 +153,10 @@ impl Stream for KinesisStream {
     async fn append(&self, records: &[Record]) -> Result<(), PortError> {
         // All are looked at before any is sent: what is refused has left nothing behind.
         let item = |record: &Record| {
-            Ok(Waiting { vehicle_id: record.vehicle_id, entry: self.entry(record)?, refusals: 0 })
+            let entry = self.entry(record)?;
+            Ok(Waiting { vehicle_id: record.vehicle_id, entry, refusals: 0 })
         };
-        self.put(records.iter().map(item).collect::<Result<_, _>>()?).await
+        self.put(records.iter().map(item).collect::<Result<_, PortError>>()?).await
     }
 }
 

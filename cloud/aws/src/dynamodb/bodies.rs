@@ -26,13 +26,13 @@ pub(super) async fn add(
     body: Vec<u8>,
 ) -> Result<(), PortError> {
     if body.len() <= BODY_BYTES_MAX {
-        item.insert(BODY.to_owned(), binary(body));
+        item.insert(BODY.into(), binary(body));
         return Ok(());
     }
     let name = name(&body);
     let payload = PutPayload::from_bytes(Bytes::from(body));
     store.objects.put(&Path::from(name.as_str()), payload).await.map_err(|error| failed(&error))?;
-    item.insert(OBJECT.to_owned(), text(name));
+    item.insert(OBJECT.into(), text(name));
     Ok(())
 }
 
@@ -48,8 +48,10 @@ pub(super) async fn of(store: &DynamoEventStore, item: &Item) -> Result<Vec<u8>,
 
 /// Removes the object of an item that is gone, if it had one.
 pub(super) async fn remove(store: &DynamoEventStore, item: &Item) -> Result<(), PortError> {
-    let Some(Ok(name)) = item.get(OBJECT).map(|name| name.as_s()) else { return Ok(()) };
-    match store.objects.delete(&Path::from(name.as_str())).await {
+    if !item.contains_key(OBJECT) {
+        return Ok(());
+    }
+    match store.objects.delete(&Path::from(text_of(item, OBJECT)?)).await {
         Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
         Err(error) => Err(failed(&error)),
     }

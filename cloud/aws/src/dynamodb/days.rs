@@ -6,13 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::PoisonError;
 
-use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use convoy_cloud_core::ambient::civil_from_days;
 use convoy_cloud_core::ports::PortError;
 use convoy_protocol::id::VehicleId;
 
-use super::attributes::{Item, item, number, number_of, text};
-use super::{CALLS_AT_ONCE, DynamoEventStore, PARTITION_KEY, SERVICE, SORT_KEY, at_once, failed, lost};
+use super::attributes::{Item, item, number, number_of};
+use super::request::Request;
+use super::{CALLS_AT_ONCE, DynamoEventStore, PARTITION_KEY, SERVICE, SORT_KEY, at_once, lost};
 use crate::error::refused;
 
 /// Seconds of a day.
@@ -96,34 +96,37 @@ async fn write(
     let now_s = store.now_s();
     let ended = known.iter().filter(|(day, until)| **until <= now_s && !late.contains(day));
     let ended: Vec<_> = ended.take(PRUNED_MAX).collect();
-    let update = || {
-        let keys = Some(item(format!("V#{vehicle_id}"), SORT));
-        let update = store.client.update_item().table_name(&store.tables.vehicles).set_key(keys);
-        update.expression_attribute_values(":until", number(until))
-    };
-    if !lost!(expressed(update(), late, &ended).send().await)? {
+    let keys = item(format!("V#{vehicle_id}"), SORT);
+    let update = |ended| update(&store.tables.vehicles, keys.clone(), late, ended, until);
+    if !lost(store.client.send(&update(&ended)).await)? {
         return Ok(());
     }
-    expressed(update(), late, &[]).send().await.map(drop).map_err(failed)
+    store.client.send(&update(&[])).await?;
+    Ok(())
 }
 
-fn expressed(
-    mut update: UpdateItemFluentBuilder,
+fn update<'r>(
+    table: &'r str,
+    keys: Item,
     late: &[String],
     ended: &[(&String, &i64)],
-) -> UpdateItemFluentBuilder {
+    until: i64,
+) -> Request<'r> {
     let sets: Vec<_> = late.iter().map(|day| format!("d{day} = :until")).collect();
     let mut expression = format!("SET {}", sets.join(", "));
     if !ended.is_empty() {
         let removes: Vec<_> = ended.iter().map(|(day, _)| format!("d{day}")).collect();
         expression = format!("{expression} REMOVE {}", removes.join(", "));
-        let conditions: Vec<_> = ended.iter().map(|(day, _)| format!("d{day} = :d{day}")).collect();
-        update = update.condition_expression(conditions.join(" AND "));
-        for (day, until) in ended {
-            update = update.expression_attribute_values(format!(":d{day}"), number(until));
-        }
     }
-    update.update_expression(expression)
+    let mut update = Request::update(table, keys, expression).value(":until", number(until));
+    if !ended.is_empty() {
+        let conditions: Vec<_> = ended.iter().map(|(day, _)| format!("d{day} = :d{day}")).collect();
+        update = update.only_if(conditions.join(" AND "));
+    }
+    for (day, until) in ended {
+        update = update.value(format!(":d{day}"), number(until));
+    }
+    update
 }
 
 /// Days of a vehicle, and until when each has to be looked at, seconds since the Unix epoch.
@@ -132,9 +135,9 @@ async fn noted(
     vehicle_id: VehicleId,
     consistent: bool,
 ) -> Result<HashMap<String, i64>, PortError> {
-    let get = store.client.get_item().table_name(&store.tables.vehicles).consistent_read(consistent);
-    let output = get.set_key(Some(item(format!("V#{vehicle_id}"), SORT))).send().await.map_err(failed)?;
-    output.item.as_ref().map_or_else(|| Ok(HashMap::new()), days_of)
+    let keys = item(format!("V#{vehicle_id}"), SORT);
+    let get = Request::get(&store.tables.vehicles, keys).consistent(consistent);
+    store.client.send(&get).await?.item.as_ref().map_or_else(|| Ok(HashMap::new()), days_of)
 }
 
 fn days_of(item: &Item) -> Result<HashMap<String, i64>, PortError> {
@@ -158,11 +161,7 @@ pub(super) async fn between(
 }
 
 /// Partition key of a vehicle's day in the table of envelopes.
-pub(super) fn partition(vehicle_id: VehicleId, day: &str) -> aws_sdk_dynamodb::types::AttributeValue {
-    text(partition_text(vehicle_id, day))
-}
-
-pub(super) fn partition_text(vehicle_id: VehicleId, day: &str) -> String {
+pub(super) fn partition(vehicle_id: VehicleId, day: &str) -> String {
     format!("V#{vehicle_id}#{day}")
 }
 

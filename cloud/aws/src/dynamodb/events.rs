@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use aws_sdk_dynamodb::types::AttributeValue;
 use convoy_cloud_core::ledger::{LedgerEntry, LedgerRange, Outcome};
 use convoy_cloud_core::ports::{EventQuery, Novelty, PortError, StoredEnvelope};
 use convoy_protocol::campaign::WINDOW_MS_MAX;
@@ -12,9 +11,10 @@ use convoy_protocol::id::{BootId, EnvelopeKey, Lane, VehicleId};
 use super::attributes::{
     Item, binary, binary_of, item, number, number_of, signed_of, sortable, sortable_signed, text, text_of,
 };
+use super::request::Request;
 use super::{
     BODY_BYTES_MAX, CALLS_AT_ONCE, DynamoEventStore, ITEM_BYTES_MAX, SERVICE, SORT_KEY, TTL, at_once,
-    damaged, days, failed, ledger, lost,
+    damaged, days, ledger, lost,
 };
 use crate::error::refused;
 
@@ -59,7 +59,7 @@ fn parse_sort_key(text: &str) -> Option<(i64, EnvelopeKey)> {
 }
 
 fn keys(event: &StoredEnvelope) -> Item {
-    let partition = days::partition_text(event.vehicle_id, &days::of(event.first_us));
+    let partition = days::partition(event.vehicle_id, &days::of(event.first_us));
     item(partition, sort_key(event.first_us, event.key))
 }
 
@@ -124,20 +124,20 @@ fn told(
 /// Puts an envelope that the ledger does not have.
 async fn put_one(store: &DynamoEventStore, event: &StoredEnvelope, ttl: i64) -> Result<Novelty, PortError> {
     let mut item = keys(event);
-    item.insert(BYTES.to_owned(), binary(event.bytes.clone()));
-    item.insert(LAST.to_owned(), number(event.last_us));
-    item.insert(RECEIVED.to_owned(), number(event.received_us));
-    item.insert(TTL.to_owned(), number(ttl));
-    let put = store.client.put_item().table_name(&store.tables.events).set_item(Some(item));
-    let is_there = lost!(put.condition_expression("attribute_not_exists(pk)").send().await)?;
+    item.insert(BYTES.into(), binary(event.bytes.clone()));
+    item.insert(LAST.into(), number(event.last_us));
+    item.insert(RECEIVED.into(), number(event.received_us));
+    item.insert(TTL.into(), number(ttl));
+    let put = Request::put(&store.tables.events, item).only_if("attribute_not_exists(pk)");
+    let is_there = lost(store.client.send(&put).await)?;
     Ok(if is_there { Novelty::Known } else { Novelty::New })
 }
 
 /// Is an envelope that the ledger has still there?
 async fn find(store: &DynamoEventStore, event: &StoredEnvelope) -> Result<Novelty, PortError> {
-    let get = store.client.get_item().table_name(&store.tables.events).set_key(Some(keys(event)));
-    let get = get.consistent_read(true).projection_expression("#ttl").expression_attribute_names("#ttl", TTL);
-    let Some(item) = get.send().await.map_err(failed)?.item else { return Ok(Novelty::Forgotten) };
+    let get = Request::get(&store.tables.events, keys(event)).consistent(true);
+    let get = get.projected("#ttl").name("#ttl", TTL);
+    let Some(item) = store.client.send(&get).await?.item else { return Ok(Novelty::Forgotten) };
     let is_over = number_of::<i64>(&item, TTL)? <= store.now_s();
     Ok(if is_over { Novelty::Forgotten } else { Novelty::Known })
 }
@@ -191,28 +191,21 @@ async fn read_day(
     (low, high): (&str, &str),
     found: &mut Vec<StoredEnvelope>,
 ) -> Result<(), PortError> {
-    let mut next: Option<HashMap<String, AttributeValue>> = None;
+    let mut next = None;
     loop {
-        let left = (query.limit as usize).saturating_sub(found.len());
-        let page = store
-            .client
-            .query()
-            .table_name(&store.tables.events)
-            .key_condition_expression("pk = :pk AND sk BETWEEN :low AND :high")
-            .filter_expression("l >= :from AND #ttl > :now")
-            .expression_attribute_names("#ttl", TTL)
-            .expression_attribute_values(":pk", days::partition(query.vehicle_id, day))
-            .expression_attribute_values(":low", text(low))
-            .expression_attribute_values(":high", text(high))
-            .expression_attribute_values(":from", number(query.from_us))
-            .expression_attribute_values(":now", number(store.now_s()))
-            .limit(i32::try_from(left).unwrap_or(i32::MAX))
-            .consistent_read(true)
-            .set_exclusive_start_key(next.take())
-            .send()
-            .await
-            .map_err(failed)?;
-        for item in page.items() {
+        let left = query.limit.saturating_sub(u32::try_from(found.len()).unwrap_or(u32::MAX));
+        let page = Request::query(&store.tables.events, "pk = :pk AND sk BETWEEN :low AND :high")
+            .filtered("l >= :from AND #ttl > :now")
+            .name("#ttl", TTL)
+            .value(":pk", text(days::partition(query.vehicle_id, day)))
+            .value(":low", text(low))
+            .value(":high", text(high))
+            .value(":from", number(query.from_us))
+            .value(":now", number(store.now_s()))
+            .limit(left)
+            .after(next);
+        let page = store.client.send(&page).await?;
+        for item in &page.items {
             found.push(envelope(query.vehicle_id, item)?);
         }
         next = page.last_evaluated_key;

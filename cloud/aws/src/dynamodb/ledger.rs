@@ -7,8 +7,9 @@ use convoy_cloud_core::ports::PortError;
 use convoy_protocol::id::{BootId, EnvelopeKey, Lane, VehicleId};
 
 use super::attributes::{text, text_of};
+use super::request::Request;
 use super::revision::{self, Place, Revision};
-use super::{CALLS_AT_ONCE, DynamoEventStore, SORT_KEY, at_once, damaged, failed};
+use super::{CALLS_AT_ONCE, DynamoEventStore, SORT_KEY, at_once, damaged};
 
 /// Sort keys of ledgers begin so.
 const PREFIX: &str = "L#";
@@ -155,20 +156,11 @@ pub(super) async fn read(
     store: &DynamoEventStore,
     vehicle_id: VehicleId,
 ) -> Result<Vec<LedgerRange>, PortError> {
-    let mut items = store
-        .client
-        .query()
-        .table_name(&store.tables.vehicles)
-        .key_condition_expression("pk = :pk AND begins_with(sk, :prefix)")
-        .expression_attribute_values(":pk", text(format!("V#{vehicle_id}")))
-        .expression_attribute_values(":prefix", text(PREFIX))
-        .consistent_read(true)
-        .into_paginator()
-        .items()
-        .send();
+    let query = Request::query(&store.tables.vehicles, "pk = :pk AND begins_with(sk, :prefix)")
+        .value(":pk", text(format!("V#{vehicle_id}")))
+        .value(":prefix", text(PREFIX));
     let mut ranges = Vec::new();
-    while let Some(item) = items.next().await {
-        let item = item.map_err(failed)?;
+    for item in store.client.items(query).await? {
         let boot_id = text_of(&item, SORT_KEY)?.strip_prefix(PREFIX).and_then(|text| text.parse().ok());
         let boot_id = boot_id.ok_or_else(|| damaged("a boot in the ledger"))?;
         ranges.extend(unpack(boot_id, &Revision::of(&item)?.value)?);

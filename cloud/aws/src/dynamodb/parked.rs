@@ -3,14 +3,14 @@
 //! Three items change together: the record below the time it was parked at, the digest that keeps it from being parked
 //! twice, and one of several numbers that bound how many wait.
 
-use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
-use aws_sdk_dynamodb::types::{Delete, Put, TransactWriteItem, Update};
 use convoy_cloud_core::ports::PortError;
 use convoy_cloud_core::record::Record;
 use convoy_protocol::id::ManifestId;
 
 use super::attributes::{Item, item, number, sortable_signed, text, text_of};
-use super::{DynamoEventStore, RACE, SERVICE, at_once, bodies, damaged, failed};
+use super::client::Failed;
+use super::request::Request;
+use super::{DynamoEventStore, RACE, SERVICE, at_once, bodies, damaged};
 use crate::error::{refused, unavailable};
 
 /// Records that may wait for one manifest at most.
@@ -66,29 +66,15 @@ pub(super) async fn park(
     let name = |_: &[u8]| format!("{FOLDER}/{manifest_id}/{:016x}", u64::from_be_bytes(call));
     bodies::add(store, &mut kept, name, encoded).await?;
     let mut digest = item(&names.partition, &names.digest);
-    digest.insert(PLACE.to_owned(), text(place));
+    digest.insert(PLACE.into(), text(place));
     let table = &store.tables.vehicles;
-    let digest = Put::builder()
-        .table_name(table)
-        .set_item(Some(digest))
-        .condition_expression("attribute_not_exists(pk)")
-        .build();
-    let number = Update::builder()
-        .table_name(table)
-        .set_key(Some(item(&names.partition, &names.part)))
-        .update_expression("ADD n :one")
-        .condition_expression("attribute_not_exists(n) OR n < :most")
-        .expression_attribute_values(":one", number(1))
-        .expression_attribute_values(":most", number(PARKED_MAX / PARTS))
-        .build();
-    let kept_put = Put::builder().table_name(table).set_item(Some(kept.clone())).build();
-    let built = |error| refused(SERVICE, format!("{error}"));
-    let actions = vec![
-        TransactWriteItem::builder().put(digest.map_err(built)?).build(),
-        TransactWriteItem::builder().update(number.map_err(built)?).build(),
-        TransactWriteItem::builder().put(kept_put.map_err(built)?).build(),
-    ];
-    match transact(store, actions).await? {
+    let digest = Request::put(table, digest).only_if("attribute_not_exists(pk)");
+    let number = Request::update(table, item(&names.partition, &names.part), "ADD n :one")
+        .only_if("attribute_not_exists(n) OR n < :most")
+        .value(":one", number(1))
+        .value(":most", number(PARKED_MAX / PARTS));
+    let writes = [digest, number, Request::put(table, kept.clone())];
+    match transact(store, writes).await? {
         Outcome::Done => Ok(()),
         Outcome::Failed(0) => bodies::remove(store, &kept).await,
         Outcome::Failed(_) => {
@@ -99,27 +85,22 @@ pub(super) async fn park(
     }
 }
 
-/// All of the actions or none of them; a conflict with another transaction is tried again.
-async fn transact(store: &DynamoEventStore, actions: Vec<TransactWriteItem>) -> Result<Outcome, PortError> {
+/// All of the writes or none of them; a conflict with another transaction is tried again.
+async fn transact<'r>(store: &DynamoEventStore, writes: [Request<'r>; 3]) -> Result<Outcome, PortError> {
     for attempt in 1.. {
-        let call = store.client.transact_write_items().set_transact_items(Some(actions.clone()));
-        let Err(error) = call.send().await else { return Ok(Outcome::Done) };
-        let Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) = error.as_service_error()
-        else {
-            return Err(failed(error));
+        let token: [u8; 16] = store.ambient.random();
+        let token = format!("{:032x}", u128::from_be_bytes(token));
+        let codes = match store.client.send(&Request::transaction(writes.clone(), token)).await {
+            Ok(_) => return Ok(Outcome::Done),
+            Err(Failed::Cancelled(codes)) => codes,
+            Err(failed) => return Err(failed.into()),
         };
-        let code_of = |code: &str| {
-            let mut reasons = cancelled.cancellation_reasons().iter();
-            reasons.position(|reason| reason.code() == Some(code))
-        };
-        if let Some(place) = code_of("ConditionalCheckFailed") {
+        if let Some(place) = codes.iter().position(|code| code == "ConditionalCheckFailed") {
             return Ok(Outcome::Failed(place));
         }
-        let codes: Vec<_> =
-            cancelled.cancellation_reasons().iter().filter_map(|reason| reason.code()).collect();
-        let is_later = codes.iter().any(|code| LATER.contains(code));
+        let is_later = codes.iter().any(|code| LATER.contains(&code.as_str()));
         if !is_later {
-            return Err(refused(SERVICE, format!("transaction cancelled: {codes:?}")));
+            return Err(Failed::Cancelled(codes).into());
         }
         if !RACE.pause(attempt, &store.ambient).await {
             return Err(unavailable(SERVICE, format!("transaction cancelled {attempt} times: {codes:?}")));
@@ -137,26 +118,27 @@ pub(super) async fn read(
     manifest_id: ManifestId,
     limit: u32,
 ) -> Result<Vec<Record>, PortError> {
-    let mut items = store
-        .client
-        .query()
-        .table_name(&store.tables.vehicles)
-        .key_condition_expression("pk = :pk AND begins_with(sk, :prefix)")
-        .expression_attribute_values(":pk", text(format!("P#{manifest_id}")))
-        .expression_attribute_values(":prefix", text(RECORD))
-        .limit(i32::try_from(limit).unwrap_or(i32::MAX))
-        .consistent_read(true)
-        .into_paginator()
-        .items()
-        .send();
-    let mut records = Vec::new();
-    while records.len() < limit as usize
-        && let Some(item) = items.next().await
-    {
-        let bytes = bodies::of(store, &item.map_err(failed)?).await?;
-        records.push(Record::decode(&bytes).map_err(|_| damaged("a parked record"))?);
+    let (mut records, mut next) = (Vec::new(), None);
+    loop {
+        let left = limit.saturating_sub(u32::try_from(records.len()).unwrap_or(u32::MAX));
+        if left == 0 {
+            return Ok(records);
+        }
+        let page = Request::query(&store.tables.vehicles, "pk = :pk AND begins_with(sk, :prefix)")
+            .value(":pk", text(format!("P#{manifest_id}")))
+            .value(":prefix", text(RECORD))
+            .limit(left)
+            .after(next);
+        let page = store.client.send(&page).await?;
+        for item in &page.items {
+            let bytes = bodies::of(store, item).await?;
+            records.push(Record::decode(&bytes).map_err(|_| damaged("a parked record"))?);
+        }
+        next = page.last_evaluated_key;
+        if next.is_none() {
+            return Ok(records);
+        }
     }
-    Ok(records)
 }
 
 /// Forgets records; those that are not there change nothing.
@@ -171,8 +153,7 @@ pub(super) async fn unpark(
 }
 
 async fn get(store: &DynamoEventStore, keys: Item) -> Result<Option<Item>, PortError> {
-    let get = store.client.get_item().table_name(&store.tables.vehicles).set_key(Some(keys));
-    Ok(get.consistent_read(true).send().await.map_err(failed)?.item)
+    Ok(store.client.send(&Request::get(&store.tables.vehicles, keys).consistent(true)).await?.item)
 }
 
 async fn unpark_one(store: &DynamoEventStore, names: Names) -> Result<(), PortError> {
@@ -180,26 +161,13 @@ async fn unpark_one(store: &DynamoEventStore, names: Names) -> Result<(), PortEr
     let place = text_of(&digest, PLACE)?;
     let kept = get(store, item(&names.partition, place)).await?;
     let table = &store.tables.vehicles;
-    let digest = Delete::builder()
-        .table_name(table)
-        .set_key(Some(item(&names.partition, &names.digest)))
-        .condition_expression("attribute_exists(pk)")
-        .build();
-    let number = Update::builder()
-        .table_name(table)
-        .set_key(Some(item(&names.partition, &names.part)))
-        .update_expression("ADD n :less")
-        .expression_attribute_values(":less", number(-1))
-        .build();
-    let record = Delete::builder().table_name(table).set_key(Some(item(&names.partition, place))).build();
-    let built = |error| refused(SERVICE, format!("{error}"));
-    let actions = vec![
-        TransactWriteItem::builder().delete(digest.map_err(built)?).build(),
-        TransactWriteItem::builder().update(number.map_err(built)?).build(),
-        TransactWriteItem::builder().delete(record.map_err(built)?).build(),
-    ];
+    let digest =
+        Request::delete(table, item(&names.partition, &names.digest)).only_if("attribute_exists(pk)");
+    let number = Request::update(table, item(&names.partition, &names.part), "ADD n :less");
+    let record = Request::delete(table, item(&names.partition, place));
+    let writes = [digest, number.value(":less", super::attributes::number(-1)), record];
     // Where the digest is gone another reader was faster.
-    transact(store, actions).await?;
+    transact(store, writes).await?;
     match kept {
         Some(kept) => bodies::remove(store, &kept).await,
         None => Ok(()),

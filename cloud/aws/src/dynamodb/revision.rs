@@ -3,7 +3,8 @@
 use convoy_cloud_core::ports::PortError;
 
 use super::attributes::{Item, binary, binary_of, item, number, number_of};
-use super::{BODY_BYTES_MAX, DynamoEventStore, PARTITION_KEY, RACE, SERVICE, SORT_KEY, failed, lost};
+use super::request::Request;
+use super::{BODY_BYTES_MAX, DynamoEventStore, PARTITION_KEY, RACE, SERVICE, SORT_KEY, lost};
 use crate::error::{refused, unavailable};
 
 /// The packed value.
@@ -43,9 +44,8 @@ pub(super) async fn read(
     place: Place<'_>,
     consistent: bool,
 ) -> Result<Revision, PortError> {
-    let get = store.client.get_item().table_name(place.table).consistent_read(consistent);
-    let output = get.set_key(Some(item(place.partition, place.sort))).send().await.map_err(failed)?;
-    output.item.as_ref().map_or_else(|| Ok(Revision::default()), Revision::of)
+    let get = Request::get(place.table, item(place.partition, place.sort)).consistent(consistent);
+    store.client.send(&get).await?.item.as_ref().map_or_else(|| Ok(Revision::default()), Revision::of)
 }
 
 /// Changes a value, beginning with what was read. `change` gives the value that follows from another one, or `None`
@@ -82,14 +82,14 @@ async fn put(
     value: Vec<u8>,
 ) -> Result<bool, PortError> {
     let mut new = item(place.partition, place.sort);
-    new.insert(VALUE.to_owned(), binary(value));
-    new.insert(REVISION.to_owned(), number(known.saturating_add(1)));
-    let put = store.client.put_item().table_name(place.table).set_item(Some(new));
+    new.insert(VALUE.into(), binary(value));
+    new.insert(REVISION.into(), number(known.saturating_add(1)));
+    let put = Request::put(place.table, new);
     let put = if known == 0 {
-        put.condition_expression("attribute_not_exists(pk)")
+        put.only_if("attribute_not_exists(pk)")
     } else {
-        put.condition_expression("v = :known").expression_attribute_values(":known", number(known))
+        put.only_if("v = :known").value(":known", number(known))
     };
     debug_assert_eq!((PARTITION_KEY, SORT_KEY, REVISION), ("pk", "sk", "v"), "as in the conditions");
-    lost!(put.send().await)
+    lost(store.client.send(&put).await)
 }

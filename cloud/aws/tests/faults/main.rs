@@ -16,3 +16,5 @@ mod customers;
 mod emulator;
 #[path = "../harness/fake.rs"]
 mod fake;
+#[path = "../harness/signature.rs"]
+mod signature;

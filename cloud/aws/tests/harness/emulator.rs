@@ -15,7 +15,7 @@ use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType, TimeToLiveSpecification,
 };
-use convoy_aws::clients::{Place, sdk_config};
+use convoy_aws::clients::{Http, Place, sdk_config};
 use convoy_aws::dynamodb::{PARTITION_KEY, SORT_KEY, TTL, Tables};
 use convoy_aws::objects;
 use convoy_cloud_core::ambient::Ambient;
@@ -85,7 +85,7 @@ pub(crate) fn place(url: &str) -> Place {
 /// The SDK's configuration for services behind this URL.
 pub(crate) fn config(url: &str) -> SdkConfig {
     let credentials = Credentials::new(KEY, KEY, None, None, "test");
-    sdk_config(&place(url), SharedCredentialsProvider::new(credentials))
+    sdk_config(&place(url), SharedCredentialsProvider::new(credentials), &Http::default())
 }
 
 /// The true clock and true dice.

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use convoy_aws::clients;
-use convoy_aws::dynamodb::{DynamoEventStore, Tables};
+use convoy_aws::clients::Http;
+use convoy_aws::dynamodb::{Client, DynamoEventStore, Tables};
 use convoy_cloud_core::ambient::Ambient;
 use object_store::ObjectStore;
 
@@ -41,7 +41,7 @@ impl Home {
         let ahead_us = Arc::clone(&self.ahead_us);
         let now = move || now_us() + ahead_us.load(Ordering::Relaxed);
         let ambient = Ambient::new(now, |bytes| getrandom::fill(bytes).unwrap());
-        let client = clients::dynamodb(&config(url));
+        let client = Client::new(&config(url), Http::default(), ambient.clone()).unwrap();
         let objects = bucket_at(&emulator().url, &self.bucket);
         DynamoEventStore::new(client, self.tables.clone(), objects, KEEP_DAYS, ambient)
     }

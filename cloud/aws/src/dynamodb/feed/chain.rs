@@ -1,15 +1,14 @@
 //! The chunks of a feed and its head.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
-use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
-use aws_sdk_dynamodb::types::AttributeValue;
 use convoy_cloud_core::identity::{EventId, SubscriptionId};
 use convoy_cloud_core::ports::{FeedEntry, PortError};
 use serde::{Deserialize, Serialize};
 
 use super::super::attributes::{Item, binary, binary_of, item, number, number_of, sortable, text, text_of};
-use super::super::{DynamoEventStore, SORT_KEY, TTL, bodies, damaged, failed, lost};
+use super::super::request::Request;
+use super::super::{DynamoEventStore, SORT_KEY, TTL, bodies, damaged, lost};
 use super::Pending;
 
 /// Sort keys of chunks begin so.
@@ -100,9 +99,8 @@ async fn unpack(store: &DynamoEventStore, item: &Item) -> Result<Chunk, PortErro
 
 /// Where the chain ends, or a little before; 0 where there is none.
 pub(super) async fn head(store: &DynamoEventStore, feed: &SubscriptionId) -> Result<u64, PortError> {
-    let get = store.client.get_item().table_name(&store.tables.feed).consistent_read(true);
-    let output = get.set_key(Some(item(partition(feed), HEAD))).send().await.map_err(failed)?;
-    output.item.map_or(Ok(0), |item| number_of(&item, END))
+    let get = Request::get(&store.tables.feed, item(partition(feed), HEAD)).consistent(true);
+    store.client.send(&get).await?.item.map_or(Ok(0), |item| number_of(&item, END))
 }
 
 /// Moves the head from where it was seen to `end`, unless it is there or further.
@@ -115,15 +113,10 @@ pub(super) async fn move_head(
     if end <= seen {
         return Ok(());
     }
-    let update = store
-        .client
-        .update_item()
-        .table_name(&store.tables.feed)
-        .set_key(Some(item(partition(feed), HEAD)))
-        .update_expression("SET e = :end")
-        .condition_expression("attribute_not_exists(e) OR e < :end")
-        .expression_attribute_values(":end", number(end));
-    lost!(update.send().await).map(drop)
+    let update = Request::update(&store.tables.feed, item(partition(feed), HEAD), "SET e = :end")
+        .only_if("attribute_not_exists(e) OR e < :end")
+        .value(":end", number(end));
+    lost(store.client.send(&update).await).map(drop)
 }
 
 /// Puts a chunk at a position, or returns the one that is there.
@@ -135,17 +128,17 @@ pub(super) async fn put(
 ) -> Result<Option<Chunk>, PortError> {
     let token: [u8; 16] = store.ambient.random();
     let mut chunk = item(partition(feed), sort_key(position));
-    chunk.insert(TOKEN.to_owned(), binary(token));
-    chunk.insert(TTL.to_owned(), number(store.now_s().saturating_add(store.keep_s)));
+    chunk.insert(TOKEN.into(), binary(token));
+    chunk.insert(TTL.into(), number(store.now_s().saturating_add(store.keep_s)));
     // Named for what it holds: another try writes the same object.
     let name = |body: &[u8]| format!("{FOLDER}/{}", blake3::hash(body).to_hex());
     bodies::add(store, &mut chunk, name, packed).await?;
-    let put = store.client.put_item().table_name(&store.tables.feed).set_item(Some(chunk));
-    if !lost!(put.condition_expression("attribute_not_exists(pk)").send().await)? {
+    let put = Request::put(&store.tables.feed, chunk).only_if("attribute_not_exists(pk)");
+    if !lost(store.client.send(&put).await)? {
         return Ok(None);
     }
     let there = get(store, feed, position).await?.ok_or_else(|| damaged("a chunk that was there is gone"))?;
-    // Ours, where the answer to a first try got lost and the SDK tried again.
+    // Ours, where the answer to a first try got lost and there was another.
     Ok(Some(there).filter(|there| there.token != token))
 }
 
@@ -155,27 +148,21 @@ pub(super) async fn get(
     feed: &SubscriptionId,
     position: u64,
 ) -> Result<Option<Chunk>, PortError> {
-    let get = store.client.get_item().table_name(&store.tables.feed).consistent_read(true);
-    let output = get.set_key(Some(item(partition(feed), sort_key(position)))).send().await.map_err(failed)?;
-    match output.item {
+    let keys = item(partition(feed), sort_key(position));
+    match store.client.send(&Request::get(&store.tables.feed, keys).consistent(true)).await?.item {
         Some(item) => unpack(store, &item).await.map(Some),
         None => Ok(None),
     }
 }
 
 /// Asks for chunks that have not ended, with sort keys as `condition` says.
-fn query(store: &DynamoEventStore, feed: &SubscriptionId, condition: &str, at: String) -> QueryFluentBuilder {
-    store
-        .client
-        .query()
-        .table_name(&store.tables.feed)
-        .key_condition_expression(format!("pk = :pk AND {condition}"))
-        .filter_expression("#ttl > :now")
-        .expression_attribute_names("#ttl", TTL)
-        .expression_attribute_values(":pk", text(partition(feed)))
-        .expression_attribute_values(":at", text(at))
-        .expression_attribute_values(":now", number(store.now_s()))
-        .consistent_read(true)
+fn query<'s>(store: &'s DynamoEventStore, feed: &SubscriptionId, condition: &str, at: String) -> Request<'s> {
+    Request::query(&store.tables.feed, format!("pk = :pk AND {condition}"))
+        .filtered("#ttl > :now")
+        .name("#ttl", TTL)
+        .value(":pk", text(partition(feed)))
+        .value(":at", text(at))
+        .value(":now", number(store.now_s()))
 }
 
 /// The chunk in which a position lies that is not its first one.
@@ -185,9 +172,8 @@ pub(super) async fn around(
     position: u64,
 ) -> Result<Option<Chunk>, PortError> {
     let query = query(store, feed, "sk BETWEEN :first AND :at", sort_key(position));
-    let query = query.expression_attribute_values(":first", text(CHUNK)).scan_index_forward(false).limit(1);
-    let page = query.send().await.map_err(failed)?;
-    let Some(item) = page.items().first() else { return Ok(None) };
+    let page = store.client.send(&query.value(":first", text(CHUNK)).backwards().limit(1)).await?;
+    let Some(item) = page.items.first() else { return Ok(None) };
     let chunk = unpack(store, item).await?;
     Ok(Some(chunk).filter(|chunk| position - chunk.first < chunk.len()))
 }
@@ -197,10 +183,10 @@ pub(super) struct Reader<'s> {
     store: &'s DynamoEventStore,
     feed: &'s SubscriptionId,
     from: String,
-    per_query: i32,
+    per_query: u32,
     items: VecDeque<Item>,
     put_back: Vec<Chunk>,
-    next: Option<HashMap<String, AttributeValue>>,
+    next: Option<Item>,
     is_done: bool,
 }
 
@@ -213,7 +199,7 @@ impl<'s> Reader<'s> {
         events: u32,
     ) -> Self {
         // One more, to see whether there is one.
-        let per_query = events.saturating_add(1).min(CHUNKS_PER_QUERY_MAX).cast_signed();
+        let per_query = events.saturating_add(1).min(CHUNKS_PER_QUERY_MAX);
         let (from, items) = (sort_key(position), VecDeque::new());
         Self { store, feed, from, per_query, items, put_back: Vec::new(), next: None, is_done: false }
     }
@@ -235,12 +221,11 @@ impl<'s> Reader<'s> {
         }
         while self.items.is_empty() && !self.is_done {
             let query = query(self.store, self.feed, "sk BETWEEN :at AND :last", self.from.clone());
-            let query = query.expression_attribute_values(":last", text(sort_key(u64::MAX)));
-            let query = query.limit(self.per_query).set_exclusive_start_key(self.next.take());
-            let page = query.send().await.map_err(failed)?;
+            let query = query.value(":last", text(sort_key(u64::MAX))).limit(self.per_query);
+            let page = self.store.client.send(&query.after(self.next.take())).await?;
             self.next = page.last_evaluated_key;
             self.is_done = self.next.is_none();
-            self.items.extend(page.items.unwrap_or_default());
+            self.items.extend(page.items);
         }
         match self.items.pop_front() {
             Some(item) => unpack(self.store, &item).await.map(Some),

@@ -1,13 +1,12 @@
 //! Claims: for each event of a feed, from which chunk on it may be.
 
-use std::collections::HashMap;
-
-use aws_sdk_dynamodb::types::ReturnValuesOnConditionCheckFailure;
 use convoy_cloud_core::identity::{EventId, SubscriptionId};
 use convoy_cloud_core::ports::PortError;
 
 use super::super::attributes::{Item, item, number, number_of};
-use super::super::{DynamoEventStore, SERVICE, TTL, days, failed};
+use super::super::client::Failed;
+use super::super::request::Request;
+use super::super::{DynamoEventStore, SERVICE, TTL, days};
 use crate::error::unavailable;
 
 /// Position of the first chunk that may hold the event.
@@ -31,38 +30,26 @@ pub(super) async fn put(
     known: Option<u64>,
 ) -> Result<u64, PortError> {
     let mut claim = keys(feed, event);
-    claim.insert(FROM.to_owned(), number(from));
+    claim.insert(FROM.into(), number(from));
     // Longer than the chunk: an event whose claim is there and whose chunk is not is over.
-    claim.insert(TTL.to_owned(), number(store.now_s().saturating_add(store.keep_s + days::DAY_S)));
-    let put = store
-        .client
-        .put_item()
-        .table_name(&store.tables.feed)
-        .set_item(Some(claim))
-        .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+    claim.insert(TTL.into(), number(store.now_s().saturating_add(store.keep_s + days::DAY_S)));
+    let put = Request::put(&store.tables.feed, claim).telling();
     let put = match known {
-        None => put.condition_expression("attribute_not_exists(pk)"),
-        Some(known) => {
-            put.condition_expression("p = :known").expression_attribute_values(":known", number(known))
-        }
+        None => put.only_if("attribute_not_exists(pk)"),
+        Some(known) => put.only_if("p = :known").value(":known", number(known)),
     };
-    let Err(error) = put.send().await else { return Ok(from) };
-    match error.as_service_error() {
-        Some(aws_sdk_dynamodb::operation::put_item::PutItemError::ConditionalCheckFailedException(lost)) => {
-            match &lost.item {
-                Some(other) => number_of(other, FROM),
-                None => read(store, feed, event).await,
-            }
-        }
-        _ => Err(failed(error)),
+    match store.client.send(&put).await {
+        Ok(_) => Ok(from),
+        Err(Failed::Condition(Some(other))) => number_of(&other, FROM),
+        Err(Failed::Condition(None)) => read(store, feed, event).await,
+        Err(failed) => Err(failed.into()),
     }
 }
 
 /// The claim that is there, from an answer that did not bring it along.
 async fn read(store: &DynamoEventStore, feed: &SubscriptionId, event: &EventId) -> Result<u64, PortError> {
-    let get = store.client.get_item().table_name(&store.tables.feed).set_key(Some(keys(feed, event)));
-    let output = get.consistent_read(true).send().await.map_err(failed)?;
-    let item: HashMap<_, _> =
-        output.item.ok_or_else(|| unavailable(SERVICE, "a claim ended while it was read"))?;
+    let get = Request::get(&store.tables.feed, keys(feed, event)).consistent(true);
+    let item = store.client.send(&get).await?.item;
+    let item = item.ok_or_else(|| unavailable(SERVICE, "a claim ended while it was read"))?;
     number_of(&item, FROM)
 }
