@@ -130,7 +130,8 @@ impl Deployment {
         if let Some(objects) = self.objects.get() {
             return Ok(Arc::clone(objects));
         }
-        let bucket = objects::open(&self.place, &self.required(names::BUCKET)?).map_err(misconfigured)?;
+        let bucket = self.required(names::BUCKET)?;
+        let bucket = objects::open(&self.place, &bucket, self.http.clone()).map_err(misconfigured)?;
         Ok(Arc::clone(self.objects.get_or_init(|| Arc::new(bucket))))
     }
 

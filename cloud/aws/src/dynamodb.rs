@@ -53,7 +53,7 @@ use request::Answer;
 pub use client::Client;
 
 const SERVICE: &str = "DynamoDB";
-/// Calls of one method of the store that are under way at once.
+/// Calls that are under way at once, of one method and of all together: each has a connection, which takes 20 KB.
 const CALLS_AT_ONCE: usize = 32;
 /// An item of DynamoDB at most, bytes.
 const ITEM_BYTES_MAX: usize = 400 * 1024;

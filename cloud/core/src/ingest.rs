@@ -58,14 +58,15 @@ pub struct Ingest {
 struct Valid<'r> {
     record: &'r Record,
     header: Header,
-    stored: StoredEnvelope,
+    /// Time of its latest sample.
+    last_us: i64,
     content: Content,
     manifest: Option<Arc<Manifest>>,
     announced: Vec<LedgerEntry>,
 }
 
 enum Verdict<'r> {
-    Valid(Box<Valid<'r>>),
+    Valid(Box<Valid<'r>>, StoredEnvelope),
     Parked(ManifestId),
     Refused(String),
 }
@@ -116,13 +117,14 @@ impl Ingest {
 
     async fn judge_all(&self, records: &[Record]) -> Result<(), PortError> {
         let mut waiting: HashSet<(VehicleId, ManifestId)> = HashSet::new();
-        let mut valid = Vec::new();
+        let (mut valid, mut stored) = (Vec::new(), Vec::new());
         let mut entries: Vec<LedgerEntry> = Vec::new();
         for record in records {
             match self.judge(record).await? {
-                Verdict::Valid(item) => {
+                Verdict::Valid(item, envelope) => {
                     entries.extend(item.announced.iter().copied());
                     valid.push(*item);
+                    stored.push(envelope);
                 }
                 Verdict::Refused(reason) => {
                     set_aside(&self.objects, Shelf::Quarantine, record, &reason).await?;
@@ -136,7 +138,7 @@ impl Ingest {
             }
         }
         self.store.put_ledger(&entries).await?;
-        self.store_and_publish(valid).await?;
+        self.store_and_publish(valid, stored).await?;
         for (vehicle_id, manifest_id) in waiting {
             let request = Down::WantManifest(manifest_id);
             if let Err(error) = self.downlink.request(vehicle_id, &request).await {
@@ -224,15 +226,20 @@ impl Ingest {
             received_us: record.received_us,
             bytes: record.payload.clone(),
         };
-        Ok(Verdict::Valid(Box::new(Valid { record, header: *header, stored, content, manifest, announced })))
+        let valid = Valid { record, header: *header, last_us, content, manifest, announced };
+        Ok(Verdict::Valid(Box::new(valid), stored))
     }
 
-    async fn store_and_publish(&self, mut valid: Vec<Valid<'_>>) -> Result<(), PortError> {
+    async fn store_and_publish(
+        &self,
+        mut valid: Vec<Valid<'_>>,
+        stored: Vec<StoredEnvelope>,
+    ) -> Result<(), PortError> {
         if valid.is_empty() {
             return Ok(());
         }
-        let stored: Vec<_> = valid.iter().map(|item| item.stored.clone()).collect();
         let mut new = self.store.put_events(&stored).await?;
+        drop(stored);
         let mut is_kept = new.iter().map(|novelty| *novelty != Novelty::Forgotten);
         // What was delivered so long ago that it is deleted is not delivered again.
         valid.retain(|_| is_kept.next().unwrap_or(true));
@@ -309,7 +316,7 @@ impl Ingest {
             if *new == Novelty::New {
                 add(&self.counters.envelopes_stored, 1);
                 add(&self.counters.samples_stored, item.content.columns.samples() as u64);
-                add(&self.counters.bytes_stored, item.stored.bytes.len() as u64);
+                add(&self.counters.bytes_stored, item.record.payload.len() as u64);
             } else {
                 add(&self.counters.envelopes_duplicate, 1);
             }
@@ -402,7 +409,7 @@ fn bus_event(item: &Valid<'_>, opened: Vec<Opened>) -> BusEvent {
         },
         payload: Bytes::copy_from_slice(&item.record.payload),
         received_us: item.record.received_us,
-        last_us: item.stored.last_us,
+        last_us: item.last_us,
         opened,
     }
 }

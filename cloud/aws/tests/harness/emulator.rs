@@ -150,7 +150,7 @@ pub(crate) async fn create_bucket(url: &str, bucket: &str) -> Arc<dyn ObjectStor
 /// A bucket that exists.
 pub(crate) fn bucket_at(url: &str, bucket: &str) -> Arc<dyn ObjectStore> {
     let builder = AmazonS3Builder::new().with_access_key_id(KEY).with_secret_access_key(KEY);
-    Arc::new(objects::open_with(builder, &place(url), bucket).unwrap())
+    Arc::new(objects::open_with(builder, &place(url), bucket, Http::default()).unwrap())
 }
 
 /// A client for plain HTTP.
