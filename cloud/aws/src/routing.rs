@@ -25,6 +25,8 @@ const ZSTD_LEVEL: i32 = 3;
 const SNAPSHOT_BYTES_MAX: usize = 4 << 30;
 /// How long a snapshot counts as current before the bucket is asked again, microseconds.
 const FRESH_US: i64 = 5_000_000;
+/// Versions written one after the other by one call, while others go on changing; then the next call goes on.
+const WRITES_MAX: u32 = 10;
 
 /// The routing snapshot in the bucket.
 pub struct RoutingObject {
@@ -44,6 +46,8 @@ pub struct RoutingObject {
 #[derive(Debug, Default)]
 pub struct Seen {
     etag: Option<String>,
+    /// Version in it, 0 where there is none.
+    version: u64,
     asked_us: Option<i64>,
 }
 
@@ -56,16 +60,34 @@ fn refused(reason: impl std::fmt::Display) -> PortError {
 }
 
 impl RoutingObject {
-    /// Writes the snapshot if the reference database is ahead of the one in memory, and takes it into memory.
+    /// Writes the snapshot if the reference database is ahead of the one in the bucket, and takes it into memory.
+    ///
+    /// Several write at once, and one that read the rows before a change may write them after it. So each looks again
+    /// when it has written, and everyone compares with what is in the bucket, not with what it knows itself.
     pub async fn publish(&self, reference: &dyn ReferenceDatabase) -> Result<(), PortError> {
-        if reference.routing_version().await? <= self.snapshot.current().version {
-            return Ok(());
+        let mut written = self.in_bucket().await?;
+        for _ in 0..WRITES_MAX {
+            if reference.routing_version().await? <= written {
+                return Ok(());
+            }
+            let rows = reference.routing_rows().await?;
+            let sealed = seal(&rows, &self.key, self.ambient.random())?;
+            self.objects.put(&Path::from(OBJECT), sealed.into()).await.map_err(unavailable)?;
+            written = rows.version;
+            self.snapshot.install(Snapshot::compile(&rows));
         }
-        let rows = reference.routing_rows().await?;
-        let sealed = seal(&rows, &self.key, self.ambient.random())?;
-        self.objects.put(&Path::from(OBJECT), sealed.into()).await.map_err(unavailable)?;
-        self.snapshot.install(Snapshot::compile(&rows));
         Ok(())
+    }
+
+    /// The version in the bucket, asked for now.
+    async fn in_bucket(&self) -> Result<u64, PortError> {
+        let etag = self.seen.lock().unwrap_or_else(PoisonError::into_inner).etag.clone();
+        match self.read(etag).await {
+            Ok(()) => Ok(self.seen.lock().unwrap_or_else(PoisonError::into_inner).version),
+            // What cannot be opened is written again.
+            Err(error) if !error.is_transient() => Ok(0),
+            Err(error) => Err(error),
+        }
     }
 
     /// Takes the newest snapshot, asking the bucket at most every 5 s. A bucket that is away is no error once there is
@@ -80,10 +102,8 @@ impl RoutingObject {
             seen.etag.clone()
         };
         match self.read(etag).await {
-            Ok(etag) => {
-                let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-                seen.asked_us = Some(now_us);
-                seen.etag = etag.or(seen.etag.take());
+            Ok(()) => {
+                self.seen.lock().unwrap_or_else(PoisonError::into_inner).asked_us = Some(now_us);
                 Ok(())
             }
             Err(error) if error.is_transient() && self.snapshot.current().version > 0 => {
@@ -94,20 +114,31 @@ impl RoutingObject {
         }
     }
 
-    async fn read(&self, etag: Option<String>) -> Result<Option<String>, PortError> {
+    /// Reads the object unless it is the one of this tag, and takes what is newer.
+    async fn read(&self, etag: Option<String>) -> Result<(), PortError> {
         let options = GetOptions { if_none_match: etag, ..GetOptions::default() };
         let found = match self.objects.get_opts(&Path::from(OBJECT), options).await {
             Ok(found) => found,
+            Err(object_store::Error::NotModified { .. }) => return Ok(()),
             // Nobody has onboarded anybody yet: nobody is entitled to anything.
-            Err(object_store::Error::NotModified { .. } | object_store::Error::NotFound { .. }) => {
-                return Ok(None);
+            Err(object_store::Error::NotFound { .. }) => {
+                let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+                (seen.etag, seen.version) = (None, 0);
+                return Ok(());
             }
             Err(error) => return Err(unavailable(error)),
         };
         let etag = found.meta.e_tag.clone();
         let sealed = found.bytes().await.map_err(unavailable)?;
-        self.snapshot.install(Snapshot::compile(&open(&sealed, &self.key)?));
-        Ok(etag)
+        let rows = open(&sealed, &self.key)?;
+        let known = self.snapshot.current().version;
+        if rows.version > known {
+            tracing::info!(version = rows.version, "routing snapshot taken");
+            self.snapshot.install(Snapshot::compile(&rows));
+        }
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        (seen.etag, seen.version) = (etag, rows.version);
+        Ok(())
     }
 }
 
@@ -148,6 +179,7 @@ mod tests {
     use convoy_cloud_core::identity::{CustomerId, CustomerKey};
     use convoy_cloud_core::reference::{Customer, CustomerVehicle};
     use convoy_protocol::id::VehicleId;
+    use convoy_reference::{Reference, VinKey};
     use object_store::memory::InMemory;
     use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -180,6 +212,38 @@ mod tests {
         let mut newer = sealed;
         newer[0] = 2;
         assert!(open(&newer, &[9; 32]).unwrap_err().to_string().contains("format 2"));
+    }
+
+    #[tokio::test]
+    async fn a_writer_repairs_what_another_one_wrote_too_late() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("reference.db");
+        let reference = Reference::open_file(&path, &VinKey([3; 32])).await.unwrap();
+        let customer = rows(0).customers.remove(0);
+        let writer = RoutingObject {
+            objects: Arc::new(InMemory::new()),
+            key: [9; 32],
+            ambient: Ambient::new(|| 0, |_| ()),
+            snapshot: Arc::default(),
+            seen: Mutex::default(),
+        };
+        let before = reference.routing_rows().await.unwrap();
+        reference.create_customer(&customer).await.unwrap();
+        writer.publish(&reference).await.unwrap();
+        let newest = reference.routing_version().await.unwrap();
+        assert!(before.version < newest);
+        let written = async || {
+            let object = writer.objects.get(&Path::from(OBJECT)).await.unwrap().bytes().await.unwrap();
+            open(&object, &writer.key).map(|rows| rows.version)
+        };
+        assert_eq!(written().await, Ok(newest));
+        for late in
+            [seal(&before, &writer.key, [1; 12]).unwrap(), b"\x01garbage that cannot be opened".to_vec()]
+        {
+            writer.objects.put(&Path::from(OBJECT), late.into()).await.unwrap();
+            writer.publish(&reference).await.unwrap();
+            assert_eq!(written().await, Ok(newest));
+        }
     }
 
     #[tokio::test]

@@ -19,6 +19,9 @@ const PARTITION_KEY_VERSION: u16 = 1;
 const BUCKETS: u8 = 16;
 
 /// Where a vehicle's records go: vehicles of one customer lie together, so that later batches are full of one customer.
+///
+/// So a vehicle with another owner goes on in another shard, and between the two nothing keeps the order: what was sent
+/// before may be judged after, and then opens no conditions any more.
 pub fn partition_key(snapshot: &Snapshot, vehicle_id: VehicleId) -> PartitionKey {
     let bucket = blake3::hash(&vehicle_id.0).as_bytes()[0] % BUCKETS;
     let mut hasher = blake3::Hasher::new();

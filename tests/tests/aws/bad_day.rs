@@ -56,6 +56,7 @@ async fn nothing_is_lost_on_a_bad_day() {
             counted.fetch_add(kill_ingest(&endpoint_url, &mut pids), Ordering::Relaxed);
         }
     });
+    stack.bridge_is_up_to_date(dir.path()).await;
     stack.database.go_away();
     TRUCK.drive(dir.path(), stack.mqtt, TRUCK_ID).await;
     CAR.drive(dir.path(), stack.mqtt, CAR_ID).await;

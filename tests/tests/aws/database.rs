@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 /// Initialises a database cluster in a new folder, starts it on port `$2` with the programs in `$1`, does what standard
@@ -32,6 +32,7 @@ done
 /// The server; it ends with this.
 pub(crate) struct Postgres {
     pub(crate) url: String,
+    bin: PathBuf,
     commands: ChildStdin,
     answers: BufReader<ChildStdout>,
     _shell: Child,
@@ -49,9 +50,19 @@ impl Postgres {
         let mut shell = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let url = format!("postgres://convoy@{address}/postgres?sslmode=disable");
         let (commands, answers) = (shell.stdin.take().unwrap(), shell.stdout.take().unwrap());
-        let mut server = Self { url, commands, answers: BufReader::new(answers), _shell: shell };
+        let bin = bin.to_owned();
+        let mut server = Self { url, bin, commands, answers: BufReader::new(answers), _shell: shell };
         server.answered();
         server
+    }
+
+    /// Version of what routing is made from.
+    pub(crate) fn routing_version(&self) -> u64 {
+        let mut psql = Command::new(self.bin.join("psql"));
+        psql.args(["--no-align", "--tuples-only", "--command", "SELECT version FROM routing_version"]);
+        let answer = psql.arg(&self.url).output().unwrap();
+        assert!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stderr));
+        String::from_utf8(answer.stdout).unwrap().trim().parse().unwrap()
     }
 
     /// Stops it as a power cut does: connections break, nothing is said.

@@ -89,6 +89,7 @@ async fn customers_of_the_deployment_get_exactly_what_they_subscribed_to() {
     let fields = json!({"include": ["Vehicle.Speed"]});
     let speed = stack.subscribe(&driver, json!({"package": "telematics", "fields": fields})).await;
 
+    stack.bridge_is_up_to_date(dir.path()).await;
     TRUCK.drive(dir.path(), stack.mqtt, TRUCK_ID).await;
     CAR.drive(dir.path(), stack.mqtt, CAR_ID).await;
 

@@ -128,6 +128,19 @@ impl Stack {
         .await;
     }
 
+    /// Waits until the bridge routes by what was changed last. It takes a new snapshot within seconds; a vehicle whose
+    /// owner it learns in the middle of a drive goes on in another shard, where nothing keeps the order of the two parts.
+    pub(crate) async fn bridge_is_up_to_date(&self, dir: &Path) {
+        let version = self.database.routing_version();
+        until("the bridge has the newest routing snapshot", || async {
+            let log = std::fs::read_to_string(dir.join("bridge.log")).unwrap();
+            let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let taken = lines.filter_map(|line| line["fields"]["version"].as_u64()).max();
+            (taken? >= version).then_some(())
+        })
+        .await;
+    }
+
     /// Subscribes and waits until the state machine has made everything; gives the subscription's id.
     pub(crate) async fn subscribe(&self, customer: &Customer, request: Value) -> String {
         customer.subscribe(&self.admin, &request, PATIENCE).await
