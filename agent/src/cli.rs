@@ -28,6 +28,7 @@ use crate::replay::ReplaySource;
 use crate::run::{self, RunError};
 use crate::source::SourceError;
 use crate::spool::SpoolError;
+use crate::vectors::{self, VectorsError, VectorsRequest};
 
 /// `EX_USAGE`: the configuration has faults.
 pub const EXIT_USAGE: u8 = 64;
@@ -259,6 +260,28 @@ pub fn decode(request: &DecodeRequest) -> ExitCode {
                 DecodeError::Input { .. } => EXIT_NO_INPUT,
                 DecodeError::Dbc(_) => EXIT_DATA,
                 DecodeError::Output(_) => EXIT_IO,
+            })
+        }
+    }
+}
+
+/// Decodes vectors to standard output.
+pub fn decode_vectors(request: &VectorsRequest) -> ExitCode {
+    match vectors::decode(request, io::stdout().lock()) {
+        Ok(summary) => {
+            let mut notes: Vec<String> = summary.warnings.iter().map(ToString::to_string).collect();
+            notes.push(format!("{} vectors decoded, {} with an error", summary.decoded, summary.errors));
+            if !summary.output_closed {
+                notes.iter().try_for_each(|note| writeln!(io::stderr(), "{note}")).unwrap_or(());
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            writeln!(io::stderr(), "{}", with_causes(&error)).unwrap_or(());
+            ExitCode::from(match error {
+                VectorsError::Input { .. } => EXIT_NO_INPUT,
+                VectorsError::Line { .. } => EXIT_DATA,
+                VectorsError::Output(_) => EXIT_IO,
             })
         }
     }

@@ -27,3 +27,4 @@ pub mod spool;
 mod state_file;
 pub mod status;
 pub mod uplink;
+pub mod vectors;

@@ -8,6 +8,7 @@ use convoy_agent::cli;
 use convoy_agent::config::Overrides;
 use convoy_agent::decode::{DecodeRequest, parse_bus_dbc};
 use convoy_agent::replay::{Speed, TimeBase};
+use convoy_agent::vectors::VectorsRequest;
 use convoy_protocol::id::VehicleId;
 
 const EXAMPLE: &str = "Try it:
@@ -69,7 +70,7 @@ enum Command {
     /// Decodes a candump log, plain or .gz: one JSON object a sample.
     Decode {
         /// DBC file for every bus; may be given several times.
-        #[arg(long = "dbc", value_name = "FILE", required_unless_present = "bus_dbcs")]
+        #[arg(long = "dbc", value_name = "FILE", required_unless_present_any = ["bus_dbcs", "vectors"])]
         dbcs: Vec<PathBuf>,
         /// DBC file for one bus, as in can1=j1939.dbc.
         #[arg(long = "bus", value_name = "NAME=FILE", value_parser = parse_bus_dbc)]
@@ -77,8 +78,16 @@ enum Command {
         /// Keep values that J1939 marks as not available or as errors.
         #[arg(long)]
         keep_not_available: bool,
+        /// In place of a log: payloads, a JSON object a line with dbc, id, ext and data; each is answered with its
+        /// values, not available ones included, or with an error.
+        #[arg(long, value_name = "FILE", requires = "dbc_dir", conflicts_with_all = ["dbcs", "bus_dbcs", "log"])]
+        vectors: Option<PathBuf>,
+        /// The folder of the DBC files that the vectors name.
+        #[arg(long, value_name = "DIR", requires = "vectors")]
+        dbc_dir: Option<PathBuf>,
         /// The log.
-        log: PathBuf,
+        #[arg(required_unless_present = "vectors")]
+        log: Option<PathBuf>,
     },
 }
 
@@ -90,7 +99,11 @@ async fn main() -> ExitCode {
         Command::Check { config } => cli::check(&config),
         Command::Csr { vehicle, key } => cli::csr(vehicle, &key),
         Command::Status { config, json } => cli::status(&config, json).await,
-        Command::Decode { dbcs, bus_dbcs, keep_not_available, log } => {
+        Command::Decode { vectors: Some(vectors), dbc_dir: Some(dbc_dir), .. } => {
+            cli::decode_vectors(&VectorsRequest { vectors, dbc_dir })
+        }
+        Command::Decode { dbcs, bus_dbcs, keep_not_available, log, .. } => {
+            let log = log.unwrap_or_default();
             cli::decode(&DecodeRequest { dbcs, bus_dbcs, log, keep_not_available })
         }
     }

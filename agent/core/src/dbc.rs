@@ -185,18 +185,26 @@ impl<'a> Loader<'a> {
         let text = decode_text(&source.bytes);
         let dbc = Dbc::try_from(text.as_ref())
             .map_err(|error| DbcError::Parse { file: source.name.clone(), reason: error.to_string() })?;
-        let j1939 = J1939Messages::of(&dbc);
+        let (j1939, names) = (J1939Messages::of(&dbc), LongNames::of(&dbc));
         for message in dbc.messages.iter().filter(|message| message.name != UNASSIGNED) {
             if self.manifest.signals.len() + message.signals.len() > MANIFEST_SIGNALS_MAX {
                 return Err(DbcError::TooManySignals { file: source.name.clone() });
             }
-            self.add_message(source, &dbc, message, j1939.contains(message.id));
+            self.add_message(source, &dbc, message, &names, j1939.contains(message.id));
         }
         Ok(())
     }
 
-    fn add_message(&mut self, source: &DbcSource, dbc: &Dbc, message: &can_dbc::Message, j1939: bool) {
-        let warn = Warn { file: &source.name, message: &message.name };
+    fn add_message(
+        &mut self,
+        source: &DbcSource,
+        dbc: &Dbc,
+        message: &can_dbc::Message,
+        names: &LongNames<'_>,
+        j1939: bool,
+    ) {
+        let name = names.message(message);
+        let warn = Warn { file: &source.name, message: name };
         let size = match usize::try_from(message.size) {
             Ok(size) if size <= TP_MESSAGE_BYTES_MAX => size,
             _ => {
@@ -234,9 +242,9 @@ impl<'a> Loader<'a> {
             return;
         }
         self.messages.push(Message { size, layout });
-        self.manifest.messages.push(message.name.clone());
+        self.manifest.messages.push(name.to_owned());
         for placed in &signals {
-            self.define(&warn, index, placed.signal);
+            self.define(&warn, index, placed.signal, names.signal(message, placed.signal));
         }
     }
 
@@ -268,14 +276,14 @@ impl<'a> Loader<'a> {
     }
 
     /// Adds a signal to the manifest and gives it its path.
-    fn define(&mut self, warn: &Warn<'_>, message: u32, signal: &can_dbc::Signal) {
-        let qualified = format!("{}.{}", warn.message, signal.name);
-        let target = self.vss.target(warn.message, &signal.name);
+    fn define(&mut self, warn: &Warn<'_>, message: u32, signal: &can_dbc::Signal, name: &str) {
+        let qualified = format!("{}.{name}", warn.message);
+        let target = self.vss.target(warn.message, name);
         let taken = target.and_then(|target| self.paths.get(&target.path));
         if let (Some(target), Some(source_signal)) = (target, taken) {
             let (path, source_signal) = (target.path.clone(), source_signal.clone());
             let reason = WarningReason::PathTaken { path, source_signal };
-            self.warnings.push(warn.signal(&signal.name, reason));
+            self.warnings.push(warn.signal(name, reason));
         }
         let def = match target.filter(|target| !self.paths.contains_key(&target.path)) {
             Some(target) => SignalDef {
@@ -283,12 +291,12 @@ impl<'a> Loader<'a> {
                 path_unit: target.unit.clone(),
                 path_factor: target.factor,
                 path_offset: target.offset,
-                ..definition(message, signal)
+                ..definition(message, signal, name)
             },
             None => SignalDef {
-                path: self.private_path(warn.message, &signal.name),
+                path: self.private_path(warn.message, name),
                 path_unit: signal.unit.clone(),
-                ..definition(message, signal)
+                ..definition(message, signal, name)
             },
         };
         self.paths.insert(def.path.clone(), qualified);
@@ -308,10 +316,10 @@ impl<'a> Loader<'a> {
     }
 }
 
-fn definition(message: u32, signal: &can_dbc::Signal) -> SignalDef {
+fn definition(message: u32, signal: &can_dbc::Signal, name: &str) -> SignalDef {
     SignalDef {
         message,
-        name: signal.name.clone(),
+        name: name.to_owned(),
         unit: signal.unit.clone(),
         factor: signal.factor,
         offset: signal.offset,
@@ -465,6 +473,41 @@ fn selection(
         }
     };
     Ok(Some((mux.ok_or(NoMultiplexer)?, values)))
+}
+
+/// Names longer than the 32 characters that a DBC takes: editors write them as attributes beside shortened ones.
+struct LongNames<'d> {
+    messages: HashMap<MessageId, &'d str>,
+    signals: HashMap<(MessageId, &'d str), &'d str>,
+}
+
+impl<'d> LongNames<'d> {
+    fn of(dbc: &'d Dbc) -> Self {
+        let text = |value: &'d AttributeValue| match value {
+            AttributeValue::String(text) if !text.is_empty() => Some(text.as_str()),
+            _ => None,
+        };
+        let messages =
+            dbc.attribute_values_message.iter().filter(|value| value.name == "SystemMessageLongSymbol");
+        let signals =
+            dbc.attribute_values_signal.iter().filter(|value| value.name == "SystemSignalLongSymbol");
+        Self {
+            messages: messages.filter_map(|value| Some((value.message_id, text(&value.value)?))).collect(),
+            signals: signals
+                .filter_map(|value| {
+                    Some(((value.message_id, value.signal_name.as_str()), text(&value.value)?))
+                })
+                .collect(),
+        }
+    }
+
+    fn message(&self, message: &'d can_dbc::Message) -> &'d str {
+        self.messages.get(&message.id).copied().unwrap_or(&message.name)
+    }
+
+    fn signal(&self, message: &can_dbc::Message, signal: &'d can_dbc::Signal) -> &'d str {
+        self.signals.get(&(message.id, signal.name.as_str())).copied().unwrap_or(&signal.name)
+    }
 }
 
 /// Which messages of a DBC are J1939 parameter groups.
