@@ -13,6 +13,7 @@ use convoy_cloud_core::record::Record;
 use convoy_cloud_core::reference::{
     EndpointClass, Operation, ReferenceDatabase, SubscriptionStatus, VehicleMapping, WebhookEndpoint,
 };
+use convoy_protocol::envelope::Envelope;
 use convoy_protocol::id::VehicleId;
 use convoy_protocol::topic;
 use convoy_reference::{Reference, VinKey};
@@ -91,7 +92,9 @@ pub(crate) fn archived(stack: &Stack, dir: &Path) -> Vec<Record> {
         .iter()
         .flat_map(|file| archive::unpack(&zstd::decode_all(fs::File::open(file).unwrap()).unwrap()).unwrap())
         .collect();
-    records.sort_by_key(|record| record.received_us);
+    // Some are received in the same microsecond, and lie in different objects.
+    let sequence = |record: &Record| Envelope::parse(&record.payload).map_or(0, |one| one.header.sequence);
+    records.sort_by_key(|record| (record.received_us, sequence(record)));
     assert!(!records.is_empty(), "the archive holds records");
     records
 }
