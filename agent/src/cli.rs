@@ -245,11 +245,7 @@ pub fn decode(request: &DecodeRequest) -> ExitCode {
                 "{} frames, {} samples; left out: {} frames without a message, {} that do not fit it, {} values not available",
                 summary.lines.frames, summary.samples, summary.unknown, summary.undecodable, summary.not_available
             ));
-            // With the output closed nobody waits for notes either.
-            if !summary.output_closed {
-                notes.iter().try_for_each(|note| writeln!(io::stderr(), "{note}")).unwrap_or(());
-            }
-            ExitCode::SUCCESS
+            finish(&notes, summary.output_closed)
         }
         Err(error) => {
             writeln!(io::stderr(), "{}", with_causes(&error)).unwrap_or(());
@@ -265,16 +261,21 @@ pub fn decode(request: &DecodeRequest) -> ExitCode {
     }
 }
 
+/// Says what was noted. With the output closed nobody waits for notes either.
+fn finish(notes: &[String], output_closed: bool) -> ExitCode {
+    if !output_closed {
+        notes.iter().try_for_each(|note| writeln!(io::stderr(), "{note}")).unwrap_or(());
+    }
+    ExitCode::SUCCESS
+}
+
 /// Decodes vectors to standard output.
 pub fn decode_vectors(request: &VectorsRequest) -> ExitCode {
     match vectors::decode(request, io::stdout().lock()) {
         Ok(summary) => {
             let mut notes: Vec<String> = summary.warnings.iter().map(ToString::to_string).collect();
             notes.push(format!("{} vectors decoded, {} with an error", summary.decoded, summary.errors));
-            if !summary.output_closed {
-                notes.iter().try_for_each(|note| writeln!(io::stderr(), "{note}")).unwrap_or(());
-            }
-            ExitCode::SUCCESS
+            finish(&notes, summary.output_closed)
         }
         Err(error) => {
             writeln!(io::stderr(), "{}", with_causes(&error)).unwrap_or(());

@@ -70,11 +70,8 @@ pub fn sdk_config(place: &Place, credentials: SharedCredentialsProvider, http: &
         .with_max_attempts(ATTEMPTS_MAX)
         .with_initial_backoff(FIRST_PAUSE)
         .with_max_backoff(LONGEST_PAUSE);
-    let timeouts = TimeoutConfig::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
-        .build();
-    // All clients have these settings, so one connector serves all.
+    let timeouts = TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT_TIMEOUT).build();
+    // One connector serves all clients; it knows how long to connect by itself.
     let http = SharedHttpConnector::new(http.clone());
     let mut config = SdkConfig::builder()
         .behavior_version(BehaviorVersion::latest())

@@ -88,11 +88,17 @@ fn failed(error: ConnectorError) -> HttpError {
 }
 
 /// Opens a bucket. Credentials come from the environment, as [`AmazonS3Builder::from_env`] reads them.
+///
+/// # Errors
+/// Where data would travel readable by others, or what the environment says makes no bucket.
 pub fn open(place: &Place, bucket: &str, http: Http) -> Result<AmazonS3, OpenError> {
     open_with(AmazonS3Builder::from_env(), place, bucket, http)
 }
 
 /// Opens a bucket with what else the builder holds.
+///
+/// # Errors
+/// As [`open`].
 pub fn open_with(
     builder: AmazonS3Builder,
     place: &Place,

@@ -158,9 +158,10 @@ fn open(object: &[u8], key: &[u8; 32]) -> Result<RoutingRows, PortError> {
     };
     let (head, sealed) = object.split_at_checked(1 + NONCE_BYTES).ok_or_else(damaged)?;
     if head[0] != FORMAT_VERSION {
-        return Err(refused(format!(
-            "the object has format {}, this program knows {FORMAT_VERSION}",
-            head[0]
+        // Of a newer program: its own time comes, and until then nobody writes over it.
+        let format = head[0];
+        return Err(unavailable(format!(
+            "the object has format {format}, this program knows {FORMAT_VERSION}"
         )));
     }
     let payload = Payload { msg: sealed, aad: &head[..1] };
@@ -211,7 +212,8 @@ mod tests {
         }
         let mut newer = sealed;
         newer[0] = 2;
-        assert!(open(&newer, &[9; 32]).unwrap_err().to_string().contains("format 2"));
+        let error = open(&newer, &[9; 32]).unwrap_err();
+        assert!(error.is_transient() && error.to_string().contains("format 2"), "{error}");
     }
 
     #[tokio::test]
@@ -237,6 +239,10 @@ mod tests {
             open(&object, &writer.key).map(|rows| rows.version)
         };
         assert_eq!(written().await, Ok(newest));
+        let tag = async || writer.objects.head(&Path::from(OBJECT)).await.unwrap().e_tag;
+        let first = tag().await;
+        writer.publish(&reference).await.unwrap();
+        assert_eq!(tag().await, first, "what is there already is not written again");
         for late in
             [seal(&before, &writer.key, [1; 12]).unwrap(), b"\x01garbage that cannot be opened".to_vec()]
         {
@@ -244,6 +250,10 @@ mod tests {
             writer.publish(&reference).await.unwrap();
             assert_eq!(written().await, Ok(newest));
         }
+        writer.objects.put(&Path::from(OBJECT), vec![2; 99].into()).await.unwrap();
+        let newer = tag().await;
+        assert!(writer.publish(&reference).await.unwrap_err().is_transient());
+        assert_eq!(tag().await, newer, "nothing is written over a newer format");
     }
 
     #[tokio::test]

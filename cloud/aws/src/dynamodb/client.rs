@@ -149,7 +149,9 @@ impl Client {
         let body = serde_json::to_vec(request);
         let body = body.map_err(|_| Failed::Port(refused(SERVICE, "the request cannot be written")))?;
         let body = Bytes::from(body);
-        for attempt in 1.. {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
             let error = match self.attempt(request.operation, &body).await {
                 Outcome::Done(answer) => return Ok(answer),
                 Outcome::Failed(failed) => return Err(failed),
@@ -163,7 +165,6 @@ impl Client {
                 return Err(Failed::Port(error));
             }
         }
-        unreachable!("the last try returns")
     }
 
     /// All items of all pages.
