@@ -182,6 +182,7 @@ mod tests {
     use convoy_protocol::id::VehicleId;
     use convoy_reference::{Reference, VinKey};
     use object_store::memory::InMemory;
+    use std::sync::Once;
     use std::sync::atomic::{AtomicI64, Ordering};
 
     fn rows(version: u64) -> RoutingRows {
@@ -254,6 +255,43 @@ mod tests {
         let newer = tag().await;
         assert!(writer.publish(&reference).await.unwrap_err().is_transient());
         assert_eq!(tag().await, newer, "nothing is written over a newer format");
+    }
+
+    /// Its dice fall between reading the rows and writing them.
+    #[tokio::test]
+    async fn a_writer_that_was_overtaken_writes_the_newest_rows() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("reference.db");
+        let reference = Reference::open_file(&path, &VinKey([3; 32])).await.unwrap();
+        reference.create_customer(&rows(0).customers[0]).await.unwrap();
+        let overtaken = Once::new();
+        let overtake = move |_: &mut [u8]| {
+            overtaken.call_once(|| {
+                let path = path.clone();
+                let change = async move {
+                    let reference = Reference::open_file(&path, &VinKey([3; 32])).await.unwrap();
+                    let id = CustomerId::from_bytes(&[7; 16]);
+                    let customer = Customer { id, ..rows(0).customers.remove(0) };
+                    reference.create_customer(&customer).await.unwrap();
+                };
+                let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                std::thread::spawn(move || runtime().block_on(change)).join().unwrap();
+            });
+        };
+        let writer = RoutingObject {
+            objects: Arc::new(InMemory::new()),
+            key: [9; 32],
+            ambient: Ambient::new(|| 0, overtake),
+            snapshot: Arc::default(),
+            seen: Mutex::default(),
+        };
+        writer.publish(&reference).await.unwrap();
+        let object = writer.objects.get(&Path::from(OBJECT)).await.unwrap().bytes().await.unwrap();
+        let written = open(&object, &writer.key).unwrap();
+        assert_eq!(
+            (written.version, written.customers.len()),
+            (reference.routing_version().await.unwrap(), 2)
+        );
     }
 
     #[tokio::test]
