@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use aws_config::ecs::EcsCredentialsProvider;
 use aws_config::environment::EnvironmentVariableCredentialsProvider;
+use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
@@ -54,13 +55,17 @@ impl Place {
     }
 }
 
-/// Credentials from the environment's variables, as in Lambda, or from the container's agent, as in ECS.
-pub fn credentials() -> SharedCredentialsProvider {
+/// Credentials from the environment's variables, as in Lambda, or from the container's agent, as in ECS, which is asked
+/// over `http`: the SDK is built without an HTTP client of its own.
+pub fn credentials(http: &Http) -> SharedCredentialsProvider {
     // The provider below reads the same variables again with every refresh.
     if std::env::var_os("AWS_ACCESS_KEY_ID").is_some() {
         SharedCredentialsProvider::new(EnvironmentVariableCredentialsProvider::new())
     } else {
-        SharedCredentialsProvider::new(EcsCredentialsProvider::builder().build())
+        let http = SharedHttpConnector::new(http.clone());
+        let config =
+            ProviderConfig::without_region().with_http_client(http_client_fn(move |_, _| http.clone()));
+        SharedCredentialsProvider::new(EcsCredentialsProvider::builder().configure(&config).build())
     }
 }
 

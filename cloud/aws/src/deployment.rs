@@ -74,7 +74,7 @@ impl Deployment {
         let place =
             Place::from_vars(|name| environment.get(name).map(str::to_owned)).map_err(misconfigured)?;
         let http = Http::default();
-        let sdk = clients::sdk_config(&place, clients::credentials(), &http);
+        let sdk = clients::sdk_config(&place, clients::credentials(&http), &http);
         // It owns the schema, the other functions only check it: setting up is one of its tasks.
         let migrates = environment.get(names::FUNCTION) == Some(Function::Provision.name());
         Ok(Self {
