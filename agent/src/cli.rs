@@ -242,8 +242,15 @@ pub fn decode(request: &DecodeRequest) -> ExitCode {
                 notes.push(format!("{} damaged lines skipped: {damage}", summary.lines.damaged));
             }
             notes.push(format!(
-                "{} frames, {} samples; left out: {} frames without a message, {} that do not fit it, {} values not available",
-                summary.lines.frames, summary.samples, summary.unknown, summary.undecodable, summary.not_available
+                "{} frames, {} samples, {} trouble codes; left out: {} frames without a message, {} with an unknown multiplexer \
+                 value, the end of {} short ones, {} values not available",
+                summary.lines.frames,
+                summary.samples,
+                summary.dtcs,
+                summary.unknown,
+                summary.undecodable,
+                summary.short,
+                summary.not_available
             ));
             finish(&notes, summary.output_closed)
         }

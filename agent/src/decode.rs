@@ -1,11 +1,17 @@
-//! `convoy-agent decode`: a recording to one JSON object a sample.
+//! `convoy-agent decode`: a recording to one JSON object a line.
 //!
 //! The keys come in this order in every line. `value` is the physical value in the DBC's unit, as the shortest
-//! decimal that reads back as the same double; whole values keep their `.0`.
+//! decimal that reads back as the same double; whole values keep their `.0`. A message of a transport protocol has the time of
+//! the frame that completed it.
 //!
 //! ```json
 //! {"t_us":1635188455020850,"bus":"can1","id":"0x0CF00400","message":"EEC1","signal":"EngineSpeed","value":812.5,"unit":"rpm"}
+//! {"t_us":1635188455020850,"bus":"can1","id":"0x18FECA00","dtc":"SPN 980 FMI 9","system":"j1939","stage":"active","sa":0,"spn":980,"fmi":9,"occurrence_count":126,"mil_on":true}
+//! {"t_us":1635188455020850,"bus":"can1","id":"0x7E8","protocol":"isotp","data":"410c1af8"}
 //! ```
+//!
+//! Samples and trouble codes are written by default; whole messages (of ISO-TP, UDS, OBD-II, J1939's transport) where their
+//! protocol is asked for.
 
 use std::fs;
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -13,11 +19,36 @@ use std::path::PathBuf;
 
 use convoy_agent_core::dbc::{self, DbcError, DbcSource, DbcWarning};
 use convoy_agent_core::decoder::{Decoder, Outcome, Row};
+use convoy_agent_core::diagnosis::{self, Diagnosis};
+use convoy_agent_core::listen::{IsoTpIds, Listener, Message};
 use convoy_agent_core::vss::VssMap;
+use convoy_agent_core::{obd, uds};
+use convoy_protocol::frame::{CanFrame, CanId};
 
 use crate::candump::{BusTable, LineCounts, LogInput, LogReader};
 
+mod lines;
+mod stats;
+
+use lines::Lines;
+use stats::Stats;
+
 const WRITE_BYTES: usize = 64 * 1024;
+
+/// What of a recording is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Protocol {
+    /// Signals by DBC files and signal sets.
+    Dbc,
+    /// OBD-II: answers of services 01 to 0A, and their trouble codes.
+    Obd,
+    /// UDS: answers, and their trouble codes.
+    Uds,
+    /// J1939: messages of its transport protocol, and DM1, DM2, DM6 and DM28.
+    J1939,
+    /// Every message of ISO-TP, also on ids that no file names (0x600 to 0x7FF).
+    Isotp,
+}
 
 /// What to decode.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +61,50 @@ pub struct DecodeRequest {
     pub log: PathBuf,
     /// Keep values that J1939 marks as not available or as errors.
     pub keep_not_available: bool,
+    /// Only these; none: what the files and the frames say.
+    pub protocols: Vec<Protocol>,
+    /// One summary object in place of a line for each sample, trouble code and message.
+    pub stats: bool,
+}
+
+impl DecodeRequest {
+    fn wants(&self, protocol: Protocol) -> bool {
+        self.protocols.is_empty() || self.protocols.contains(&protocol)
+    }
+
+    /// Are whole messages of this kind wanted?
+    fn asks_for(&self, message: &Message) -> bool {
+        let asked = |protocol| self.protocols.contains(&protocol);
+        match message {
+            Message::J1939(_) => asked(Protocol::J1939),
+            Message::IsoTp(message) => {
+                let service = message.data().first().copied().unwrap_or(0);
+                let is_answer = service >= uds::POSITIVE;
+                let is_obd = obd::is_response_id(message.id) && service < 0x50;
+                asked(Protocol::Isotp)
+                    || (is_answer && is_obd && asked(Protocol::Obd))
+                    || (is_answer && !is_obd && asked(Protocol::Uds))
+            }
+        }
+    }
+
+    /// Are the samples of this id wanted? `is_message`: ISO-TP carried them.
+    fn wants_samples_of(&self, id: CanId, is_message: bool) -> bool {
+        let is_obd = obd::is_response_id(id);
+        let is_group = matches!(id, CanId::Extended(_)) && !is_obd && !is_message;
+        self.wants(Protocol::Dbc)
+            || (is_obd && self.wants(Protocol::Obd))
+            || (is_message && self.wants(Protocol::Uds))
+            || (is_group && self.wants(Protocol::J1939))
+    }
+
+    fn wants_faults_of(&self, id: CanId, is_uds: bool) -> bool {
+        match id {
+            CanId::Extended(id) if id >> 16 != 0x18DA => self.wants(Protocol::J1939),
+            _ if is_uds => self.wants(Protocol::Uds),
+            _ => self.wants(Protocol::Obd),
+        }
+    }
 }
 
 /// Reads `can1=j1939.dbc`.
@@ -41,12 +116,18 @@ pub fn parse_bus_dbc(text: &str) -> Result<(String, PathBuf), &'static str> {
 /// What was decoded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DecodeSummary {
-    /// Samples written.
+    /// Samples found.
     pub samples: u64,
+    /// Trouble codes in the lists of controllers, each time they were sent.
+    pub dtcs: u64,
+    /// Whole messages written.
+    pub messages: u64,
     /// Frames that no DBC message has the id of.
     pub unknown: u64,
-    /// Frames shorter than their message, or with a multiplexer value that no signal has.
+    /// Frames and messages with a multiplexer value that no signal has.
     pub undecodable: u64,
+    /// Frames shorter than their message, of which the signals that fit were taken.
+    pub short: u64,
     /// Values left out because J1939 marks them as not available or as errors.
     pub not_available: u64,
     /// What the lines of the recording were.
@@ -78,95 +159,141 @@ pub enum DecodeError {
 
 /// Decodes a recording to `out`. A reader that closes the output early is no error.
 pub fn decode(request: &DecodeRequest, out: impl Write) -> Result<DecodeSummary, DecodeError> {
-    let input_error = |path: &PathBuf| {
-        let path = path.clone();
-        move |source| DecodeError::Input { path, source }
-    };
     let mut buses = BusTable::new(request.bus_dbcs.iter().map(|(bus, _)| bus.clone()));
-    let every = request.dbcs.iter().map(|path| (None, path));
-    let per_bus = request.bus_dbcs.iter().map(|(bus, path)| (buses.intern(bus), path));
-    let mut sources = Vec::new();
-    for (bus, path) in per_bus.collect::<Vec<_>>().into_iter().chain(every) {
-        let bytes = fs::read(path).map_err(input_error(path))?;
-        sources.push(DbcSource { name: path.display().to_string(), bytes, bus });
-    }
-    let (mut decoder, warnings) = dbc::load(&sources, &VssMap::builtin())?;
+    let (mut decoder, warnings) = dbc::load(&sources(request, &mut buses)?, &VssMap::builtin())?;
     decoder.keep_not_available(request.keep_not_available);
-    let input = LogInput::File(request.log.clone()).open().map_err(input_error(&request.log))?;
+    let input_error = |source| DecodeError::Input { path: request.log.clone(), source };
+    let input = LogInput::File(request.log.clone()).open().map_err(input_error)?;
     let mut reader = LogReader::new(input, buses);
-    let mut summary = DecodeSummary { warnings, ..DecodeSummary::default() };
-    let mut writer = SampleWriter::new(&decoder, BufWriter::with_capacity(WRITE_BYTES, out));
+    let ids = match request.protocols.iter().any(|one| matches!(one, Protocol::Isotp | Protocol::Uds)) {
+        true => IsoTpIds::Likely,
+        false => IsoTpIds::Known,
+    };
+    let out = BufWriter::with_capacity(WRITE_BYTES, out);
+    let mut work = Work {
+        request,
+        decoder: &decoder,
+        listener: Listener::new(ids),
+        summary: DecodeSummary { warnings, ..DecodeSummary::default() },
+        stats: request.stats.then(|| Stats::new(&decoder)),
+        lines: Lines::new(&decoder, out),
+        row: Row::new(),
+    };
     let written = loop {
-        let frame = match reader.next_frame() {
-            Ok(Some(frame)) => frame,
-            Ok(None) => break writer.out.flush(),
+        let written = match reader.next_frame() {
+            Ok(Some(frame)) => work.frame(&frame, reader.buses().name(frame.bus)),
+            Ok(None) => break work.end(reader.counts()),
             Err(source) => {
                 // What was decoded before is written: a recording cut short is still worth something.
-                writer.out.flush().map_err(DecodeError::Output)?;
-                return Err(input_error(&request.log)(source));
+                work.end(reader.counts()).map_err(DecodeError::Output)?;
+                return Err(input_error(source));
             }
         };
-        match decoder.decode(&frame, &mut writer.row) {
-            Outcome::Decoded => {}
-            Outcome::Unknown => summary.unknown += 1,
-            Outcome::MuxUnmatched | Outcome::TooShort => summary.undecodable += 1,
-        }
-        summary.not_available += u64::from(writer.row.not_available());
-        summary.samples += writer.row.signals().len() as u64;
-        if writer.row.signals().is_empty() {
-            continue;
-        }
-        let head = format!(
-            "{{\"t_us\":{},\"bus\":{},\"id\":\"{}\",\"message\":",
-            frame.timestamp_us,
-            json(reader.buses().name(frame.bus)),
-            frame.id
-        );
-        if let Err(error) = writer.write(&head) {
-            break Err(error);
+        if written.is_err() {
+            break written;
         }
     };
     match written {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => summary.output_closed = true,
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => work.summary.output_closed = true,
         written => written.map_err(DecodeError::Output)?,
     }
-    summary.lines = reader.counts().clone();
-    Ok(summary)
+    Ok(DecodeSummary { lines: reader.counts().clone(), ..work.summary })
 }
 
-struct SampleWriter<'d, W: Write> {
+fn sources(request: &DecodeRequest, buses: &mut BusTable) -> Result<Vec<DbcSource>, DecodeError> {
+    let every = request.dbcs.iter().map(|path| (None, path));
+    let per_bus: Vec<_> = request.bus_dbcs.iter().map(|(bus, path)| (buses.intern(bus), path)).collect();
+    let read = |(bus, path): (_, &PathBuf)| {
+        let bytes = fs::read(path).map_err(|source| DecodeError::Input { path: path.clone(), source })?;
+        Ok(DbcSource { name: path.display().to_string(), bytes, bus })
+    };
+    per_bus.into_iter().chain(every).map(read).collect()
+}
+
+struct Work<'d, W: Write> {
+    request: &'d DecodeRequest,
     decoder: &'d Decoder,
-    /// By signal: what stands between the id and the value, and after the value.
-    texts: Vec<(String, String)>,
+    listener: Listener,
+    summary: DecodeSummary,
+    stats: Option<Stats<'d>>,
+    lines: Lines<'d, W>,
     row: Row,
-    out: BufWriter<W>,
 }
 
-impl<'d, W: Write> SampleWriter<'d, W> {
-    fn new(decoder: &'d Decoder, out: BufWriter<W>) -> Self {
-        let manifest = decoder.manifest();
-        let text = |signal| {
-            let signal: &convoy_protocol::manifest::SignalDef = signal;
-            let (message, name) = (json(manifest.message_of(signal)), json(&signal.name));
-            (
-                format!("{message},\"signal\":{name},\"value\":"),
-                format!(",\"unit\":{}}}\n", json(&signal.unit)),
-            )
-        };
-        Self { decoder, texts: manifest.signals.iter().map(text).collect(), row: Row::new(), out }
+impl<W: Write> Work<'_, W> {
+    fn frame(&mut self, frame: &CanFrame, bus: &str) -> io::Result<()> {
+        let (time_us, id) = (frame.timestamp_us, frame.id);
+        if self.request.wants_samples_of(id, false) {
+            let outcome = self.decoder.decode(frame, &mut self.row);
+            self.row(time_us, bus, id, outcome)?;
+        }
+        if let Some(diagnosis) = diagnosis::of_frame(frame) {
+            self.diagnosis(time_us, bus, id, diagnosis)?;
+        }
+        let Some(message) = self.listener.handle_frame(self.decoder, frame) else { return Ok(()) };
+        let outcome = message.decode(self.decoder, &mut self.row);
+        // Most of ISO-TP is described by the frame, or not at all.
+        let is_isotp = matches!(message, Message::IsoTp(_));
+        if self.request.wants_samples_of(message.id(), is_isotp) && !(is_isotp && outcome == Outcome::Unknown)
+        {
+            self.row(time_us, bus, message.id(), outcome)?;
+        }
+        if let Some(diagnosis) = diagnosis::of_message(&message) {
+            self.diagnosis(time_us, bus, message.id(), diagnosis)?;
+        }
+        if let Some(stats) = &mut self.stats {
+            stats.message(&message);
+        }
+        if self.request.asks_for(&message) {
+            self.summary.messages += 1;
+            if self.stats.is_none() {
+                self.lines.message(time_us, bus, &message)?;
+            }
+        }
+        self.listener.recycle(message);
+        Ok(())
     }
 
-    fn write(&mut self, head: &str) -> io::Result<()> {
-        for (index, value) in self.row.iter() {
-            let Some(signal) = self.decoder.manifest().signal(index) else { continue };
-            let Some((before, after)) = self.texts.get(index.0 as usize) else { continue };
-            self.out.write_all(head.as_bytes())?;
-            self.out.write_all(before.as_bytes())?;
-            // Not a number and infinity have no JSON form: null.
-            serde_json::to_writer(&mut self.out, &value.physical(signal))?;
-            self.out.write_all(after.as_bytes())?;
+    /// Takes what was decoded of a frame or message.
+    fn row(&mut self, time_us: i64, bus: &str, id: CanId, outcome: Outcome) -> io::Result<()> {
+        match outcome {
+            Outcome::Decoded | Outcome::Part => {}
+            Outcome::Unknown => self.summary.unknown += 1,
+            Outcome::MuxUnmatched => self.summary.undecodable += 1,
+            Outcome::TooShort => self.summary.short += 1,
         }
-        Ok(())
+        if let Some(stats) = &mut self.stats {
+            stats.row(outcome, &self.row);
+        }
+        self.summary.not_available += u64::from(self.row.not_available());
+        self.summary.samples += self.row.signals().len() as u64;
+        match self.stats {
+            None if !self.row.signals().is_empty() => self.lines.samples(time_us, bus, id, &self.row),
+            _ => Ok(()),
+        }
+    }
+
+    fn diagnosis(&mut self, time_us: i64, bus: &str, id: CanId, diagnosis: Diagnosis) -> io::Result<()> {
+        let Diagnosis::Faults(list) = diagnosis else { return Ok(()) };
+        let is_uds = matches!(list.reporter, convoy_agent_core::faults::Reporter::Uds(..));
+        if !self.request.wants_faults_of(id, is_uds) {
+            return Ok(());
+        }
+        self.summary.dtcs += list.dtcs.len() as u64;
+        match &mut self.stats {
+            Some(stats) => {
+                stats.faults(&list);
+                Ok(())
+            }
+            None => self.lines.faults(time_us, bus, id, &list),
+        }
+    }
+
+    fn end(&mut self, counts: &LineCounts) -> io::Result<()> {
+        if let Some(stats) = &self.stats {
+            stats.write(&self.summary, counts, &self.listener, &mut self.lines.out)?;
+        }
+        self.lines.out.flush()
     }
 }
 
@@ -218,9 +345,11 @@ BO_ 291 Body: 2 ECU
                 "\n",
                 r#"{"t_us":1635188456000000,"bus":"can0","id":"0x123","message":"Body","signal":"Door","value":1.0,"unit":""}"#,
                 "\n",
+                r#"{"t_us":1635188456000002,"bus":"can0","id":"0x123","message":"Body","signal":"Temp","value":80.0,"unit":"degC"}"#,
+                "\n",
             )
         );
-        assert_eq!((summary.samples, summary.unknown, summary.undecodable), (3, 1, 1));
+        assert_eq!((summary.samples, summary.unknown, summary.short), (4, 1, 1));
         assert_eq!((summary.not_available, summary.lines.damaged), (1, 1));
         assert_eq!(summary.lines.first_damaged[0].0, 2);
     }

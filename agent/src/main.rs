@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use convoy_agent::cli;
 use convoy_agent::config::Overrides;
-use convoy_agent::decode::{DecodeRequest, parse_bus_dbc};
+use convoy_agent::decode::{DecodeRequest, Protocol, parse_bus_dbc};
 use convoy_agent::replay::{Speed, TimeBase};
 use convoy_agent::vectors::VectorsRequest;
 use convoy_protocol::id::VehicleId;
@@ -67,10 +67,10 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Decodes a candump log, plain or .gz: one JSON object a sample.
+    /// Decodes a recording, plain or .gz: one JSON object a sample, trouble code or message.
     Decode {
-        /// DBC file for every bus; may be given several times.
-        #[arg(long = "dbc", value_name = "FILE", required_unless_present_any = ["bus_dbcs", "vectors"])]
+        /// DBC file, or signal set of OBDb in JSON, for every bus; may be given several times.
+        #[arg(long = "dbc", value_name = "FILE", required_unless_present_any = ["bus_dbcs", "vectors", "protocols"])]
         dbcs: Vec<PathBuf>,
         /// DBC file for one bus, as in can1=j1939.dbc.
         #[arg(long = "bus", value_name = "NAME=FILE", value_parser = parse_bus_dbc)]
@@ -78,9 +78,15 @@ enum Command {
         /// Keep values that J1939 marks as not available or as errors.
         #[arg(long)]
         keep_not_available: bool,
+        /// Only this, with its whole messages; may be given several times. Without it: what the files and the frames say.
+        #[arg(long = "protocol", value_name = "PROTOCOL", value_enum)]
+        protocols: Vec<Protocol>,
+        /// One summary in place of the lines: signals with count, min, max, mean, transport protocols, trouble codes.
+        #[arg(long)]
+        stats: bool,
         /// In place of a log: payloads, a JSON object a line with dbc, id, ext and data; each is answered with its
         /// values, not available ones included, or with an error.
-        #[arg(long, value_name = "FILE", requires = "dbc_dir", conflicts_with_all = ["dbcs", "bus_dbcs", "log"])]
+        #[arg(long, value_name = "FILE", requires = "dbc_dir", conflicts_with_all = ["dbcs", "bus_dbcs", "log", "protocols", "stats"])]
         vectors: Option<PathBuf>,
         /// The folder of the DBC files that the vectors name.
         #[arg(long, value_name = "DIR", requires = "vectors")]
@@ -102,9 +108,9 @@ async fn main() -> ExitCode {
         Command::Decode { vectors: Some(vectors), dbc_dir: Some(dbc_dir), .. } => {
             cli::decode_vectors(&VectorsRequest { vectors, dbc_dir })
         }
-        Command::Decode { dbcs, bus_dbcs, keep_not_available, log, .. } => {
+        Command::Decode { dbcs, bus_dbcs, keep_not_available, protocols, stats, log, .. } => {
             let log = log.unwrap_or_default();
-            cli::decode(&DecodeRequest { dbcs, bus_dbcs, log, keep_not_available })
+            cli::decode(&DecodeRequest { dbcs, bus_dbcs, log, keep_not_available, protocols, stats })
         }
     }
 }

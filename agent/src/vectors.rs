@@ -7,9 +7,11 @@
 //! ```json
 //! {"dbc":"x.dbc","id":291,"ext":false,"data":"7801"}
 //! {"dbc":"x.dbc","id":291,"ext":false,"data":"7801","decoded":{"Temp":80.0,"Door":1.0}}
-//! {"dbc":"x.dbc","id":291,"ext":false,"data":"78","error":"the payload is shorter than its message"}
+//! {"dbc":"x.dbc","id":291,"ext":false,"data":"78","decoded":{"Temp":80.0}}
+//! {"dbc":"x.dbc","id":292,"ext":false,"data":"78","error":"no message has this id"}
 //! ```
 //!
+//! A payload that is shorter than its message has the values that lie in it.
 //! Values that J1939 marks as not available or as errors are kept: what is compared is the arithmetic.
 
 use std::collections::HashMap;
@@ -187,10 +189,9 @@ impl Files<'_> {
         let id = can_id(vector)?;
         let data = bytes_of_hex(&vector.data).ok_or("the payload is not hexadecimal digits, two a byte")?;
         match decoder.decode_payload(BusIndex(0), id, &data, row) {
-            Outcome::Decoded => {}
+            Outcome::Decoded | Outcome::TooShort | Outcome::Part => {}
             Outcome::Unknown => return Err("no message has this id".to_owned()),
             Outcome::MuxUnmatched => return Err("no signal is defined for a multiplexer's value".to_owned()),
-            Outcome::TooShort => return Err("the payload is shorter than its message".to_owned()),
         }
         let named = row.iter().filter_map(|(index, value)| {
             let signal = decoder.manifest().signal(index)?;
@@ -279,14 +280,14 @@ mod tests {
         ));
         let expected = [
             r#"{"dbc":"x.dbc","id":291,"ext":false,"data":"7801","decoded":{"Temp":80.0,"Door":1.0}}"#,
-            r#"{"dbc":"x.dbc","id":291,"ext":false,"data":"78","error":"the payload is shorter than its message"}"#,
+            r#"{"dbc":"x.dbc","id":291,"ext":false,"data":"78","decoded":{"Temp":80.0}}"#,
             r#"{"dbc":"x.dbc","id":292,"ext":true,"data":"7801","error":"no message has this id"}"#,
             r#"{"dbc":"x.dbc","id":2048,"ext":false,"data":"","error":"0x800 is not an id of 11 bits"}"#,
             r#"{"dbc":"x.dbc","id":291,"ext":false,"data":"78f","error":"the payload is not hexadecimal digits, two a byte"}"#,
             r#"{"dbc":"../x.dbc","id":291,"ext":false,"data":"7801","error":"\"../x.dbc\" is not the name of a file in the folder"}"#,
         ];
         assert_eq!(lines, expected);
-        assert_eq!(summary, Ok(VectorsSummary { decoded: 1, errors: 5, ..VectorsSummary::default() }));
+        assert_eq!(summary, Ok(VectorsSummary { decoded: 2, errors: 4, ..VectorsSummary::default() }));
     }
 
     #[test]

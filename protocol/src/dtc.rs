@@ -24,18 +24,34 @@ pub enum Dtc {
         /// The code's two bytes, high byte first (0x0301 is P0301).
         code: u16,
     },
+    /// ISO 14229-1 with the codes of SAE J2012-DA, from the ECU answering at CAN id `ecu`.
+    Uds {
+        /// CAN id of the ECU's answers.
+        ecu: u32,
+        /// Three bytes, 24 bits: those of an OBD-II code, then the type of the failure.
+        code: u32,
+    },
 }
 
-/// `SPN 980 FMI 9` or `P0301`.
+/// `SPN 980 FMI 9`, `P0301`, or `P0301-13` with the type of the failure.
 impl fmt::Display for Dtc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::J1939 { spn, fmi, .. } => write!(f, "SPN {spn} FMI {fmi}"),
-            Self::Obd { code, .. } => {
-                let system = ['P', 'C', 'B', 'U'][usize::from(code >> 14)];
-                write!(f, "{system}{}{:03X}", code >> 12 & 3, code & 0xFFF)
-            }
+            Self::Obd { code, .. } => J2012(*code).fmt(f),
+            #[allow(clippy::cast_possible_truncation, reason = "24 bits: 16 and 8 of them")]
+            Self::Uds { code, .. } => write!(f, "{}-{:02X}", J2012((code >> 8) as u16), *code as u8),
         }
+    }
+}
+
+/// The two bytes of a code, written as on a scan tool.
+struct J2012(u16);
+
+impl fmt::Display for J2012 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let system = ['P', 'C', 'B', 'U'][usize::from(self.0 >> 14)];
+        write!(f, "{system}{}{:03X}", self.0 >> 12 & 3, self.0 & 0xFFF)
     }
 }
 
@@ -88,5 +104,6 @@ mod tests {
         assert_eq!(text(0x4123), "C0123");
         assert_eq!(text(0x9ABC), "B1ABC");
         assert_eq!(text(0xC100), "U0100");
+        assert_eq!(Dtc::Uds { ecu: 0x7E8, code: 0x03_0113 }.to_string(), "P0301-13");
     }
 }

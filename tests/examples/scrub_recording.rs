@@ -134,7 +134,11 @@ fn messages(frames: &[CanFrame]) -> Vec<Vec<u8>> {
     for frame in frames {
         let (time_us, bus) = (frame.timestamp_us, frame.bus);
         messages.push(frame.data().to_vec());
-        messages.extend(isotp.handle_frame(time_us, bus, frame.id, frame.data()).map(<[u8]>::to_vec));
+        messages.extend(
+            isotp
+                .handle_frame(time_us, (bus, frame.id), false, frame.data())
+                .map(|message| message.data().to_vec()),
+        );
         if let CanId::Extended(id) = frame.id {
             messages.extend(tp.handle_frame(time_us, bus, id, frame.data()).map(|message| message.data));
         }

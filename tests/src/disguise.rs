@@ -210,8 +210,11 @@ mod tests {
         let mut assembler = IsoTpAssembler::new();
         let mut vins = Vec::new();
         for frame in frames {
-            let message = assembler.handle_frame(frame.timestamp_us, frame.bus, frame.id, frame.data());
-            if let Some(ObdResponse::Vin(vin)) = message.and_then(obd::parse) {
+            let message =
+                assembler.handle_frame(frame.timestamp_us, (frame.bus, frame.id), false, frame.data());
+            if let Some(ObdResponse::Vin(vin)) =
+                message.as_ref().and_then(|message| obd::parse(message.data()))
+            {
                 vins.push(vin);
             }
         }

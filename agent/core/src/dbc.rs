@@ -11,10 +11,11 @@ use convoy_protocol::envelope::ENVELOPE_BYTES_MAX;
 use convoy_protocol::frame::{BusIndex, CanId};
 use convoy_protocol::manifest::{MANIFEST_SIGNALS_MAX, Manifest, SignalDef, SignalIndex};
 
-use crate::decoder::{Decoder, IdTable, Message};
+use crate::decoder::{Answer, CLASSIC_BYTES_MAX, Decoder, IdTable, Message};
 use crate::gateway::manifest_fits;
 use crate::j1939::{J1939Id, TP_MESSAGE_BYTES_MAX};
 use crate::multiplex::{Bits, Field, FieldKind, Layout, LayoutError, Placed};
+use crate::signal_set::{self, Command};
 use crate::vss::VssMap;
 
 /// Signals of one message at most; the rest is left out with a warning.
@@ -24,7 +25,7 @@ const SA_PLACEHOLDER: u8 = 0xFE;
 /// Where DBC editors keep signals that belong to no message.
 const UNASSIGNED: &str = "VECTOR__INDEPENDENT_SIG_MSG";
 
-/// One DBC file.
+/// One DBC file, or a signal set ([`crate::signal_set`]), told apart by its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DbcSource {
     /// Its name, for messages to people.
@@ -38,6 +39,14 @@ pub struct DbcSource {
 /// Why no decoder can be made of the files.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DbcError {
+    /// The file is not a signal set.
+    #[error("{file}: not a signal set that can be read: {reason}")]
+    SignalSet {
+        /// The file's name.
+        file: String,
+        /// What is wrong, with line and column or the command.
+        reason: String,
+    },
     /// The file is not a DBC.
     #[error("{file}: not a DBC file that can be read: {reason}")]
     Parse {
@@ -183,16 +192,85 @@ impl<'a> Loader<'a> {
 
     fn add(&mut self, source: &DbcSource) -> Result<(), DbcError> {
         let text = decode_text(&source.bytes);
+        if signal_set::is_signal_set(text.as_bytes()) {
+            return self.add_set(source, &text);
+        }
         let dbc = Dbc::try_from(text.as_ref())
             .map_err(|error| DbcError::Parse { file: source.name.clone(), reason: error.to_string() })?;
-        let (j1939, names) = (J1939Messages::of(&dbc), LongNames::of(&dbc));
+        let (formats, names) = (FrameFormats::of(&dbc), LongNames::of(&dbc));
         for message in dbc.messages.iter().filter(|message| message.name != UNASSIGNED) {
             if self.manifest.signals.len() + message.signals.len() > MANIFEST_SIGNALS_MAX {
                 return Err(DbcError::TooManySignals { file: source.name.clone() });
             }
-            self.add_message(source, &dbc, message, &names, j1939.contains(message.id));
+            self.add_message(source, &dbc, message, &names, formats.carrier(message.id));
         }
         Ok(())
+    }
+
+    fn add_set(&mut self, source: &DbcSource, text: &str) -> Result<(), DbcError> {
+        let file = || source.name.clone();
+        let commands =
+            signal_set::parse(text).map_err(|reason| DbcError::SignalSet { file: file(), reason })?;
+        for command in &commands {
+            if self.manifest.signals.len() + command.signals.len() > MANIFEST_SIGNALS_MAX {
+                return Err(DbcError::TooManySignals { file: file() });
+            }
+            self.add_command(source, command);
+        }
+        Ok(())
+    }
+
+    fn add_command(&mut self, source: &DbcSource, command: &Command) {
+        let warn = Warn { file: &source.name, message: &command.name };
+        self.warnings
+            .extend(command.left_out.iter().map(|(signal, reason)| warn.signal(signal, reason.clone())));
+        let first_signal = self.manifest.signals.len();
+        let placed: Vec<Placed> = command
+            .signals
+            .iter()
+            .zip(first_signal..)
+            .map(|(signal, at)| Placed {
+                field: Field::new(signal_index(at), signal.bits, false),
+                selected_by: None,
+                limits: signal.limits,
+            })
+            .collect();
+        let Ok((layout, _)) = Layout::build(&placed) else {
+            self.warnings.push(warn.message(WarningReason::MultiplexTooLarge));
+            return;
+        };
+        let index = u32::try_from(self.messages.len()).expect("a set has fewer than 2^32 commands");
+        if !self.register_answer(source.bus, command, index) {
+            self.warnings.push(warn.message(WarningReason::DuplicateId));
+            return;
+        }
+        self.messages.push(Message { size: command.size, layout, is_isotp: true });
+        self.manifest.messages.push(command.name.clone());
+        for signal in &command.signals {
+            let scale = (signal.factor, signal.offset);
+            self.define(&warn, unplaced(index, &signal.name, &signal.unit, scale));
+        }
+    }
+
+    /// Makes the answer findable; false where an earlier command has the same id and head.
+    fn register_answer(&mut self, bus: Option<BusIndex>, command: &Command, message: u32) -> bool {
+        let own = self.own_table(bus);
+        let mut found = false;
+        for (_, table) in
+            self.tables.iter_mut().enumerate().filter(|(at, _)| own.is_none_or(|own| own == *at))
+        {
+            let answers = table.answers.entry(command.answers_on).or_default();
+            answers.has_address |= command.has_address;
+            if answers.list.iter().all(|answer| answer.head != command.head) {
+                answers.list.push(Answer { head: command.head.clone(), message });
+                found = true;
+            }
+        }
+        found
+    }
+
+    fn own_table(&self, bus: Option<BusIndex>) -> Option<usize> {
+        bus.map(|bus| usize::from(self.by_bus[usize::from(bus.0)]))
     }
 
     fn add_message(
@@ -201,7 +279,7 @@ impl<'a> Loader<'a> {
         dbc: &Dbc,
         message: &can_dbc::Message,
         names: &LongNames<'_>,
-        j1939: bool,
+        carrier: Carrier,
     ) {
         let name = names.message(message);
         let warn = Warn { file: &source.name, message: name };
@@ -218,8 +296,9 @@ impl<'a> Loader<'a> {
             .iter()
             .enumerate()
             .map(|(at, signal)| Placed {
-                field: Field::new(signal_index(first_signal + at), signal.bits, j1939),
+                field: Field::new(signal_index(first_signal + at), signal.bits, carrier == Carrier::J1939),
                 selected_by: signal.selected_by.clone(),
+                limits: None,
             })
             .collect();
         let layout = match Layout::build(&placed) {
@@ -237,14 +316,17 @@ impl<'a> Loader<'a> {
             }
         };
         let index = u32::try_from(self.messages.len()).expect("a DBC has fewer than 2^32 messages");
-        if let Err(reason) = self.register(source.bus, message.id, j1939, index) {
+        if let Err(reason) = self.register(source.bus, message.id, carrier, index) {
             self.warnings.push(warn.message(reason));
             return;
         }
-        self.messages.push(Message { size, layout });
+        let is_isotp = carrier == Carrier::Classic && size > CLASSIC_BYTES_MAX;
+        self.messages.push(Message { size, layout, is_isotp });
         self.manifest.messages.push(name.to_owned());
         for placed in &signals {
-            self.define(&warn, index, placed.signal, names.signal(message, placed.signal));
+            let signal = placed.signal;
+            let scale = (signal.factor, signal.offset);
+            self.define(&warn, unplaced(index, names.signal(message, signal), &signal.unit, scale));
         }
     }
 
@@ -253,10 +335,10 @@ impl<'a> Loader<'a> {
         &mut self,
         bus: Option<BusIndex>,
         id: MessageId,
-        j1939: bool,
+        carrier: Carrier,
         message: u32,
     ) -> Result<(), WarningReason> {
-        let own = bus.map(|bus| usize::from(self.by_bus[usize::from(bus.0)]));
+        let own = self.own_table(bus);
         let mut found = false;
         for (_, table) in
             self.tables.iter_mut().enumerate().filter(|(at, _)| own.is_none_or(|own| own == *at))
@@ -264,7 +346,7 @@ impl<'a> Loader<'a> {
             found |= match id {
                 MessageId::Standard(id) if id > CanId::STANDARD_MAX => return Err(WarningReason::Id(id)),
                 MessageId::Standard(id) => table.insert_standard(id, message),
-                MessageId::Extended(id) if j1939 => {
+                MessageId::Extended(id) if carrier == Carrier::J1939 => {
                     let parts = J1939Id::split(id);
                     let exact = parts.sa != SA_PLACEHOLDER && table.insert_extended(id, message);
                     table.insert_pgn(parts.pgn, message) | exact
@@ -276,14 +358,14 @@ impl<'a> Loader<'a> {
     }
 
     /// Adds a signal to the manifest and gives it its path.
-    fn define(&mut self, warn: &Warn<'_>, message: u32, signal: &can_dbc::Signal, name: &str) {
-        let qualified = format!("{}.{name}", warn.message);
-        let target = self.vss.target(warn.message, name);
+    fn define(&mut self, warn: &Warn<'_>, signal: SignalDef) {
+        let qualified = format!("{}.{}", warn.message, signal.name);
+        let target = self.vss.target(warn.message, &signal.name);
         let taken = target.and_then(|target| self.paths.get(&target.path));
         if let (Some(target), Some(source_signal)) = (target, taken) {
             let (path, source_signal) = (target.path.clone(), source_signal.clone());
             let reason = WarningReason::PathTaken { path, source_signal };
-            self.warnings.push(warn.signal(name, reason));
+            self.warnings.push(warn.signal(&signal.name, reason));
         }
         let def = match target.filter(|target| !self.paths.contains_key(&target.path)) {
             Some(target) => SignalDef {
@@ -291,12 +373,12 @@ impl<'a> Loader<'a> {
                 path_unit: target.unit.clone(),
                 path_factor: target.factor,
                 path_offset: target.offset,
-                ..definition(message, signal, name)
+                ..signal
             },
             None => SignalDef {
-                path: self.private_path(warn.message, name),
+                path: self.private_path(warn.message, &signal.name),
                 path_unit: signal.unit.clone(),
-                ..definition(message, signal, name)
+                ..signal
             },
         };
         self.paths.insert(def.path.clone(), qualified);
@@ -316,13 +398,14 @@ impl<'a> Loader<'a> {
     }
 }
 
-fn definition(message: u32, signal: &can_dbc::Signal, name: &str) -> SignalDef {
+/// A signal that has no path yet.
+fn unplaced(message: u32, name: &str, unit: &str, (factor, offset): (f64, f64)) -> SignalDef {
     SignalDef {
         message,
         name: name.to_owned(),
-        unit: signal.unit.clone(),
-        factor: signal.factor,
-        offset: signal.offset,
+        unit: unit.to_owned(),
+        factor,
+        offset,
         path: String::new(),
         path_unit: String::new(),
         path_factor: 1.0,
@@ -510,14 +593,35 @@ impl<'d> LongNames<'d> {
     }
 }
 
-/// Which messages of a DBC are J1939 parameter groups.
-struct J1939Messages {
-    by_default: bool,
-    marked: HashSet<MessageId>,
-    unmarked: HashSet<MessageId>,
+/// What carries a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Carrier {
+    /// Classic frames.
+    Classic,
+    /// CAN FD frames.
+    Fd,
+    /// A J1939 parameter group, in one frame or by its transport protocol.
+    J1939,
 }
 
-impl J1939Messages {
+impl Carrier {
+    /// As `VFrameFormat` names it.
+    fn named(name: &str) -> Self {
+        match name {
+            "J1939PG" => Self::J1939,
+            name if name.ends_with("CAN_FD") => Self::Fd,
+            _ => Self::Classic,
+        }
+    }
+}
+
+/// What the attributes of a DBC say of the carriers of its messages.
+struct FrameFormats {
+    by_default: Carrier,
+    by_message: HashMap<MessageId, Carrier>,
+}
+
+impl FrameFormats {
     fn of(dbc: &Dbc) -> Self {
         let formats = dbc.attribute_definitions.iter().find_map(|definition| match definition {
             AttributeDefinition::Message(name, AttributeValueType::Enum(names)) if name == "VFrameFormat" => {
@@ -526,35 +630,35 @@ impl J1939Messages {
             _ => None,
         });
         // An enumeration's value is written as its name or as its position.
-        let is_pg = |value: &AttributeValue| match value {
-            AttributeValue::String(name) => name == "J1939PG",
-            AttributeValue::Uint(at) => usize::try_from(*at)
-                .ok()
-                .and_then(|at| formats.unwrap_or_default().get(at))
-                .is_some_and(|name| name == "J1939PG"),
-            _ => false,
+        let carrier = |value: &AttributeValue| match value {
+            AttributeValue::String(name) => Carrier::named(name),
+            AttributeValue::Uint(at) => {
+                let name = usize::try_from(*at).ok().and_then(|at| formats.unwrap_or_default().get(at));
+                name.map_or(Carrier::Classic, |name| Carrier::named(name))
+            }
+            _ => Carrier::Classic,
         };
         let is_j1939 =
             |value: &AttributeValue| matches!(value, AttributeValue::String(name) if name == "J1939");
         let protocol = dbc.attribute_values_database.iter().find(|value| value.name == "ProtocolType");
         let default = dbc.attribute_defaults.iter().find(|default| default.name == "VFrameFormat");
-        let (marked, unmarked): (Vec<_>, Vec<_>) = dbc
-            .attribute_values_message
-            .iter()
-            .filter(|value| value.name == "VFrameFormat")
-            .partition(|value| is_pg(&value.value));
+        let formats = dbc.attribute_values_message.iter().filter(|value| value.name == "VFrameFormat");
         Self {
-            by_default: protocol.is_some_and(|value| is_j1939(&value.value))
-                || default.is_some_and(|default| is_pg(&default.value)),
-            marked: marked.iter().map(|value| value.message_id).collect(),
-            unmarked: unmarked.iter().map(|value| value.message_id).collect(),
+            by_default: if protocol.is_some_and(|value| is_j1939(&value.value)) {
+                Carrier::J1939
+            } else {
+                default.map_or(Carrier::Classic, |default| carrier(&default.value))
+            },
+            by_message: formats.map(|value| (value.message_id, carrier(&value.value))).collect(),
         }
     }
 
-    fn contains(&self, id: MessageId) -> bool {
-        let MessageId::Extended(bits) = id else { return false };
-        self.marked.contains(&id)
-            || J1939Id::split(bits).sa == SA_PLACEHOLDER
-            || (self.by_default && !self.unmarked.contains(&id))
+    fn carrier(&self, id: MessageId) -> Carrier {
+        let said = self.by_message.get(&id).copied().unwrap_or(self.by_default);
+        match id {
+            MessageId::Standard(_) if said == Carrier::J1939 => Carrier::Classic,
+            MessageId::Extended(bits) if J1939Id::split(bits).sa == SA_PLACEHOLDER => Carrier::J1939,
+            _ => said,
+        }
     }
 }

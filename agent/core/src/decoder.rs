@@ -18,6 +18,8 @@
 //! Signed and floating-point signals are never dropped: J1939-71 has none. [`Decoder::keep_not_available`] turns
 //! the rule off.
 
+use std::collections::BTreeMap;
+
 use convoy_protocol::frame::{BusIndex, CanFrame, CanId};
 use convoy_protocol::id::ManifestId;
 use convoy_protocol::manifest::{Manifest, SignalDef, SignalIndex};
@@ -135,10 +137,21 @@ pub enum Outcome {
     Unknown,
     /// A multiplexer has a value that no signal is defined for: no row.
     MuxUnmatched,
-    /// The payload is shorter than its message: no row.
+    /// The payload is shorter than its message: the row holds the signals that fit, which may be none.
     TooShort,
+    /// A part of a message that a transport protocol carries: decoded when that is whole.
+    Part,
 }
 
+impl Outcome {
+    /// Does the row hold what there is to know?
+    pub const fn has_row(self) -> bool {
+        matches!(self, Self::Decoded | Self::TooShort)
+    }
+}
+
+/// Payload of a classic frame at most, bytes.
+pub(crate) const CLASSIC_BYTES_MAX: usize = 8;
 /// Where a bus or an id has no message.
 const NONE: u32 = u32::MAX;
 
@@ -147,6 +160,24 @@ const NONE: u32 = u32::MAX;
 pub(crate) struct Message {
     pub(crate) size: usize,
     pub(crate) layout: Layout,
+    /// ISO-TP carries it: it is longer than a classic frame, and neither a J1939 group nor CAN FD by its DBC.
+    pub(crate) is_isotp: bool,
+}
+
+/// A message of a signal set: what follows the head of an ECU's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// Service and identifier as the answer repeats them: `62 F1 90`, `41 0C`.
+    pub(crate) head: Vec<u8>,
+    pub(crate) message: u32,
+}
+
+/// What a CAN id answers, by the signal sets.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Answers {
+    /// The first byte of each frame is an address (ISO-TP, extended addressing).
+    pub(crate) has_address: bool,
+    pub(crate) list: Vec<Answer>,
 }
 
 /// Ids to messages, for one bus.
@@ -159,6 +190,7 @@ pub(crate) struct IdTable {
     /// PGN bits 8 to 17 to a page.
     pgn_pages: Vec<u16>,
     pgns: Vec<[u32; 256]>,
+    pub(crate) answers: BTreeMap<CanId, Answers>,
 }
 
 impl IdTable {
@@ -264,6 +296,8 @@ pub struct Decoder {
     /// The table of each bus.
     by_bus: Vec<u16>,
     keep_not_available: bool,
+    /// Is there any message that ISO-TP carries?
+    has_isotp: bool,
 }
 
 impl Decoder {
@@ -276,7 +310,8 @@ impl Decoder {
     ) -> Self {
         assert_eq!(by_bus.len(), 256, "every bus index has a table");
         let manifest_id = manifest.id();
-        Self { manifest, manifest_id, messages, tables, by_bus, keep_not_available: false }
+        let has_isotp = messages.iter().any(|message| message.is_isotp);
+        Self { manifest, manifest_id, messages, tables, by_bus, keep_not_available: false, has_isotp }
     }
 
     /// What the raw values mean.
@@ -299,6 +334,7 @@ impl Decoder {
     pub fn decode(&self, frame: &CanFrame, row: &mut Row) -> Outcome {
         row.clear();
         match self.find(frame.bus, frame.id) {
+            Some(message) if message.is_isotp && frame.data().len() <= CLASSIC_BYTES_MAX => Outcome::Part,
             Some(message) => self.fill(message, frame.data(), frame.first_8(), row),
             None => Outcome::Unknown,
         }
@@ -307,32 +343,78 @@ impl Decoder {
     /// Decodes a payload that a transport protocol put together, of any length, as if `id` had carried it.
     pub fn decode_payload(&self, bus: BusIndex, id: CanId, data: &[u8], row: &mut Row) -> Outcome {
         row.clear();
-        let mut first_8 = [0; 8];
-        let head = &data[..data.len().min(8)];
-        first_8[..head.len()].copy_from_slice(head);
-        match self.find(bus, id) {
-            Some(message) => self.fill(message, data, first_8, row),
+        self.find(bus, id).map_or(Outcome::Unknown, |message| self.fill(message, data, first_8(data), row))
+    }
+
+    /// Decodes a message that ISO-TP carried. `with_length` is the message behind the low byte of its length, which is how
+    /// DBC files describe such messages; signal sets describe what follows the head of an answer.
+    pub fn decode_isotp(&self, bus: BusIndex, id: CanId, with_length: &[u8], row: &mut Row) -> Outcome {
+        row.clear();
+        let mut outcome = match self.find(bus, id).filter(|message| message.is_isotp) {
+            Some(message) => match self.fill(message, with_length, first_8(with_length), row) {
+                // It was whole: what its DBC has beyond it is simply not there.
+                Outcome::TooShort | Outcome::Part => Outcome::Decoded,
+                outcome => outcome,
+            },
             None => Outcome::Unknown,
+        };
+        let message = with_length.get(1..).unwrap_or_default();
+        let answers = self.table(bus).answers.get(&id).map_or(&[][..], |answers| &answers.list);
+        let heard = answers.iter().find_map(|answer| Some((answer, message.strip_prefix(&answer.head[..])?)));
+        if let Some((answer, data)) = heard
+            && let Some(described) = self.messages.get(answer.message as usize)
+        {
+            if !row.signals.is_empty() {
+                row.parts.push(row.signals.len());
+            }
+            outcome = self.fill(described, data, first_8(data), row);
         }
+        outcome
+    }
+
+    /// Does ISO-TP carry what this id sends, as far as the DBCs and signal sets say?
+    pub fn is_isotp(&self, bus: BusIndex, id: CanId) -> bool {
+        self.has_isotp
+            && (self.find(bus, id).is_some_and(|message| message.is_isotp)
+                || self.table(bus).answers.contains_key(&id))
+    }
+
+    /// Does each frame of this id begin with an address (ISO-TP, extended addressing)?
+    pub fn has_isotp_address(&self, bus: BusIndex, id: CanId) -> bool {
+        self.has_isotp && self.table(bus).answers.get(&id).is_some_and(|answers| answers.has_address)
+    }
+
+    #[inline]
+    fn table(&self, bus: BusIndex) -> &IdTable {
+        &self.tables[usize::from(self.by_bus[usize::from(bus.0)])]
     }
 
     #[inline]
     fn find(&self, bus: BusIndex, id: CanId) -> Option<&Message> {
-        let table = usize::from(self.by_bus[usize::from(bus.0)]);
-        self.messages.get(self.tables[table].find(id) as usize)
+        self.messages.get(self.table(bus).find(id) as usize)
     }
 
     #[inline]
     fn fill(&self, message: &Message, data: &[u8], first_8: [u8; 8], row: &mut Row) -> Outcome {
-        if data.len() < message.size {
-            return Outcome::TooShort;
-        }
         let payload = Payload::new(data, first_8, self.keep_not_available);
-        if message.layout.fill(&payload, row) {
-            Outcome::Decoded
+        let (selected, outcome) = if data.len() >= message.size {
+            (message.layout.fill::<false>(&payload, row), Outcome::Decoded)
+        } else {
+            (message.layout.fill::<true>(&payload, row), Outcome::TooShort)
+        };
+        if selected {
+            outcome
         } else {
             row.clear();
             Outcome::MuxUnmatched
         }
     }
+}
+
+/// The first bytes, zero-padded.
+fn first_8(data: &[u8]) -> [u8; 8] {
+    let mut first = [0; 8];
+    let head = &data[..data.len().min(8)];
+    first[..head.len()].copy_from_slice(head);
+    first
 }

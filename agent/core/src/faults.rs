@@ -15,6 +15,8 @@ pub enum Reporter {
     J1939(BusIndex, u8),
     /// Service 03 responses on a CAN id.
     Obd(BusIndex, u32),
+    /// UDS service 19 02 responses on a CAN id.
+    Uds(BusIndex, u32),
 }
 
 /// One code of a list.
@@ -104,7 +106,7 @@ mod tests {
         tracker.update(5, reporter, None, &list(codes), &mut records);
         let change = |record: DtcRecord| match record.dtc {
             Dtc::Obd { code, .. } => (code, record.change),
-            Dtc::J1939 { .. } => panic!("not reported"),
+            _ => panic!("not reported"),
         };
         records.into_iter().map(change).collect()
     }

@@ -6,9 +6,9 @@ use convoy_protocol::campaign::Campaign;
 use convoy_protocol::checkin::{CheckIn, DropReport, VinCheck};
 use convoy_protocol::desired::{DesiredError, DesiredState};
 use convoy_protocol::downlink::Down;
-use convoy_protocol::dtc::{Dtc, DtcRecord};
+use convoy_protocol::dtc::DtcRecord;
 use convoy_protocol::envelope::{EnvelopeWriter, Header, SECTION_BYTES_MAX, SectionKind};
-use convoy_protocol::frame::{CanFrame, CanId};
+use convoy_protocol::frame::CanFrame;
 use convoy_protocol::id::{BootId, CampaignId, EnvelopeKey, Lane, VehicleId};
 use convoy_protocol::manifest::Manifest;
 use convoy_protocol::report::{Refusal, Report};
@@ -18,12 +18,12 @@ use crate::batch::ClosedBatch;
 use crate::campaigns::Campaigns;
 use crate::collect::{Collector, Now};
 use crate::decoder::{Decoder, Outcome, Row};
-use crate::faults::{ActiveDtc, FaultTracker, Reporter};
-use crate::isotp::IsoTpAssembler;
-use crate::j1939::{Dm1, J1939Id, Lamp, Pgn, TpAssembler, TpMessage};
+use crate::diagnosis::{self, Diagnosis, FaultList};
+use crate::faults::FaultTracker;
 use crate::journal::{BatchId, ChunkHeader, Recovered, chunk_record};
 use crate::latest::Latest;
-use crate::obd::{self, ObdResponse};
+use crate::listen::{IsoTpIds, Listener, Message};
+use crate::obd::Stage;
 use crate::vin::Vin;
 
 mod counters;
@@ -168,8 +168,7 @@ pub struct Gateway {
     latest: Latest,
     row: Row,
     closed: Vec<ClosedBatch>,
-    tp: TpAssembler,
-    isotp: IsoTpAssembler,
+    listener: Listener,
     faults: FaultTracker,
     vin: VinCheck,
     outbox: Outbox,
@@ -209,8 +208,7 @@ impl Gateway {
             decoder,
             row: Row::new(),
             closed: Vec::new(),
-            tp: TpAssembler::new(),
-            isotp: IsoTpAssembler::new(),
+            listener: Listener::new(IsoTpIds::Known),
             faults: FaultTracker::new(),
             vin: VinCheck::NotSeen,
             batches: 0,
@@ -250,10 +248,19 @@ impl Gateway {
         self.counters.frames += 1;
         let outcome = self.decoder.decode(frame, &mut self.row);
         self.collect(now_us, frame.timestamp_us, outcome);
-        match frame.id {
-            CanId::Extended(id) => self.handle_j1939(now_us, frame, id),
-            id if obd::is_response_id(id) => self.handle_obd(now_us, frame),
-            CanId::Standard(_) => {}
+        if let Some(diagnosis) = diagnosis::of_frame(frame) {
+            self.diagnose(now_us, frame.timestamp_us, diagnosis);
+        }
+        if let Some(message) = self.listener.handle_frame(&self.decoder, frame) {
+            let outcome = message.decode(&self.decoder, &mut self.row);
+            // Most of ISO-TP is described by the frame, or not at all, and was counted with it.
+            if outcome != Outcome::Unknown || matches!(message, Message::J1939(_)) {
+                self.collect(now_us, frame.timestamp_us, outcome);
+            }
+            if let Some(diagnosis) = diagnosis::of_message(&message) {
+                self.diagnose(now_us, frame.timestamp_us, diagnosis);
+            }
+            self.listener.recycle(message);
         }
     }
 
@@ -393,7 +400,7 @@ impl Gateway {
 
     /// What was seen and done so far.
     pub fn counters(&self) -> Counters {
-        let (tp, isotp) = (self.tp.counters(), self.isotp.counters());
+        let (tp, isotp) = (self.listener.tp_counters(), self.listener.isotp_counters());
         Counters {
             envelopes: self.outbox.envelopes,
             envelope_bytes: self.outbox.envelope_bytes,
@@ -466,8 +473,9 @@ impl Gateway {
             Outcome::Unknown => self.counters.unknown += 1,
             Outcome::MuxUnmatched => self.counters.mux_unmatched += 1,
             Outcome::TooShort => self.counters.too_short += 1,
+            Outcome::Part => self.counters.parts += 1,
         }
-        if outcome != Outcome::Decoded {
+        if !outcome.has_row() {
             return;
         }
         self.counters.not_available += u64::from(self.row.not_available());
@@ -491,88 +499,21 @@ impl Gateway {
         }
     }
 
-    fn handle_j1939(&mut self, now_us: i64, frame: &CanFrame, id: u32) {
-        let J1939Id { pgn, sa, .. } = J1939Id::split(id);
-        match pgn {
-            Pgn::DM1 => {
-                self.handle_dm1(now_us, frame.timestamp_us, Reporter::J1939(frame.bus, sa), frame.data())
-            }
-            Pgn::TP_CM | Pgn::TP_DT => {
-                let message = self.tp.handle_frame(frame.timestamp_us, frame.bus, id, frame.data());
-                if let Some(message) = message {
-                    self.handle_tp_message(now_us, frame.timestamp_us, &message);
-                }
-            }
-            _ => {}
+    fn diagnose(&mut self, now_us: i64, time_us: i64, diagnosis: Diagnosis) {
+        match diagnosis {
+            Diagnosis::Vin(vin) => self.handle_vin(now_us, vin),
+            Diagnosis::Malformed => self.counters.dtc_malformed += 1,
+            Diagnosis::Faults(list) => self.handle_faults(now_us, time_us, &list),
         }
     }
 
-    fn handle_tp_message(&mut self, now_us: i64, time_us: i64, message: &TpMessage) {
-        let id = message.can_id();
-        let outcome = self.decoder.decode_payload(message.bus, id, &message.data, &mut self.row);
-        self.collect(now_us, time_us, outcome);
-        match message.pgn {
-            Pgn::DM1 => {
-                let reporter = Reporter::J1939(message.bus, message.sa);
-                self.handle_dm1(now_us, time_us, reporter, &message.data);
-            }
-            // VIN, then `*`, which some controllers put after further text.
-            Pgn::VEHICLE_IDENTIFICATION => {
-                if let Some(vin) = message.data.get(..17).and_then(|vin| Vin::from_bytes(vin).ok()) {
-                    self.handle_vin(now_us, vin);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn handle_dm1(&mut self, now_us: i64, time_us: i64, reporter: Reporter, data: &[u8]) {
-        let (Some(dm1), Reporter::J1939(_, sa)) = (Dm1::parse(data), reporter) else {
-            self.counters.dtc_malformed += 1;
+    fn handle_faults(&mut self, now_us: i64, time_us: i64, list: &FaultList) {
+        self.counters.dtc_old_conversion += u64::from(list.old_conversion);
+        if list.stage != Stage::Active {
             return;
-        };
-        let mut active = Vec::new();
-        for dtc in dm1.dtcs() {
-            if dtc.old_conversion {
-                self.counters.dtc_old_conversion += 1;
-                continue;
-            }
-            let code = Dtc::J1939 { sa, spn: dtc.spn, fmi: dtc.fmi };
-            active.push(ActiveDtc { dtc: code, occurrence_count: dtc.occurrence_count });
         }
-        let mil_on = match dm1.malfunction {
-            Lamp::On => Some(true),
-            Lamp::Off => Some(false),
-            Lamp::Unknown => None,
-        };
-        self.handle_fault_list(now_us, time_us, reporter, mil_on, &active);
-    }
-
-    fn handle_obd(&mut self, now_us: i64, frame: &CanFrame) {
-        let message = self.isotp.handle_frame(frame.timestamp_us, frame.bus, frame.id, frame.data());
-        match message.and_then(obd::parse) {
-            Some(ObdResponse::Vin(vin)) => self.handle_vin(now_us, vin),
-            Some(ObdResponse::StoredDtcs(dtcs)) => {
-                let ecu = frame.id.bits();
-                let active = |code| ActiveDtc { dtc: Dtc::Obd { ecu, code }, occurrence_count: None };
-                let active: Vec<_> = dtcs.codes().map(active).collect();
-                let reporter = Reporter::Obd(frame.bus, ecu);
-                self.handle_fault_list(now_us, frame.timestamp_us, reporter, None, &active);
-            }
-            None => {}
-        }
-    }
-
-    fn handle_fault_list(
-        &mut self,
-        now_us: i64,
-        time_us: i64,
-        reporter: Reporter,
-        mil_on: Option<bool>,
-        active: &[ActiveDtc],
-    ) {
         let mut records: Vec<DtcRecord> = Vec::new();
-        self.faults.update(time_us, reporter, mil_on, active, &mut records);
+        self.faults.update(time_us, list.reporter, list.mil_on(), &list.dtcs, &mut records);
         if records.is_empty() {
             return;
         }

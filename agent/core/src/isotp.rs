@@ -1,9 +1,14 @@
-//! ISO 15765-2 (ISO-TP) as a listener: messages of up to 4,095 bytes from CAN frames, normal addressing.
+//! ISO 15765-2 (ISO-TP) as a listener: messages put together from CAN and CAN FD frames, with normal addressing (also fixed
+//! and mixed 29-bit ids, where the id says it all) or extended addressing (the first byte of each frame is an address).
 
 use convoy_protocol::frame::{BusIndex, CanId};
 
-/// Longest message followed, bytes: the 12-bit length of a first frame.
-pub const ISOTP_MESSAGE_BYTES_MAX: usize = 4_095;
+/// Longest message followed, bytes. The 12 bits of a first frame say up to 4,095; more takes its long form.
+pub const ISOTP_MESSAGE_BYTES_MAX: usize = 65_535;
+/// Bytes that are set aside before they have arrived at most.
+const RESERVED_BYTES_MAX: usize = 4_095;
+/// Buffers kept for the next messages at most.
+const SPARE_BUFFERS_MAX: usize = 8;
 /// Messages followed at the same time at most; the one silent for longest makes room.
 pub const ISOTP_SESSIONS_MAX: usize = 64;
 /// Longest silence between consecutive frames, microseconds (N_Cr).
@@ -24,22 +29,50 @@ pub struct IsoTpCounters {
     pub malformed: u64,
 }
 
+/// A whole message.
+#[derive(Debug, PartialEq, Eq)]
+pub struct IsoTpMessage {
+    /// The bus it was on.
+    pub bus: BusIndex,
+    /// The identifier of its frames.
+    pub id: CanId,
+    /// The address before its frames, with extended addressing.
+    pub address: Option<u8>,
+    /// The low byte of the length, then the message.
+    buffer: Vec<u8>,
+}
+
+impl IsoTpMessage {
+    /// The message: 1 to [`ISOTP_MESSAGE_BYTES_MAX`] bytes, without padding.
+    pub fn data(&self) -> &[u8] {
+        &self.buffer[1..]
+    }
+
+    /// The message behind the low byte of its length, as DBC files describe it.
+    pub fn with_length(&self) -> &[u8] {
+        &self.buffer
+    }
+}
+
+/// Whose frames make a message.
+type Sender = (BusIndex, CanId, Option<u8>);
+
 #[derive(Debug)]
 struct Session {
-    bus: BusIndex,
-    id: CanId,
+    sender: Sender,
     size: usize,
     /// Low 4 bits of the next consecutive frame's number.
     next: u8,
     last_us: i64,
-    data: Vec<u8>,
+    /// One byte more than has arrived, see [`IsoTpMessage::buffer`].
+    buffer: Vec<u8>,
 }
 
 /// Puts messages together by listening alone; a frame out of order drops its message.
 #[derive(Debug, Default)]
 pub struct IsoTpAssembler {
     sessions: Vec<Session>,
-    finished: Vec<u8>,
+    spare: Vec<Vec<u8>>,
     counters: IsoTpCounters,
 }
 
@@ -59,20 +92,32 @@ impl IsoTpAssembler {
         self.sessions.len()
     }
 
-    /// Takes a frame; hands out the message that it completes. `time_us` is the time of the frame.
-    pub fn handle_frame(&mut self, time_us: i64, bus: BusIndex, id: CanId, data: &[u8]) -> Option<&[u8]> {
+    /// Takes a frame of `id`; hands out the message that it completes. `time_us` is the time of the frame, and `has_address`
+    /// says that its first byte is an address (extended addressing).
+    pub fn handle_frame(
+        &mut self,
+        time_us: i64,
+        (bus, id): (BusIndex, CanId),
+        has_address: bool,
+        data: &[u8],
+    ) -> Option<IsoTpMessage> {
         self.expire(time_us);
+        let (address, data) = match data {
+            [address, rest @ ..] if has_address => (Some(*address), rest),
+            data => (None, data),
+        };
+        let sender = (bus, id, address);
         let Some(&head) = data.first() else {
             self.counters.malformed += 1;
             return None;
         };
         match head >> 4 {
-            0 => self.single(bus, id, data),
+            0 => self.single(sender, data),
             1 => {
-                self.first(time_us, bus, id, data);
+                self.first(time_us, sender, data);
                 None
             }
-            2 => self.consecutive(time_us, bus, id, data),
+            2 => self.consecutive(time_us, sender, data),
             // Flow control belongs to the other direction.
             3 => None,
             _ => {
@@ -82,37 +127,56 @@ impl IsoTpAssembler {
         }
     }
 
-    fn single(&mut self, bus: BusIndex, id: CanId, data: &[u8]) -> Option<&[u8]> {
-        self.close(bus, id);
-        // A CAN FD frame of more than 8 bytes has its length in the second byte.
-        let (len, body) = match data {
-            [0, len, body @ ..] if data.len() > 8 => (usize::from(*len), body),
-            [head, body @ ..] => (usize::from(head & 0xF), body),
-            [] => (0, data),
-        };
-        match body.get(..len).filter(|message| !message.is_empty()) {
-            Some(message) => {
-                self.counters.messages += 1;
-                self.finished.clear();
-                self.finished.extend_from_slice(message);
-                Some(&self.finished)
-            }
-            None => {
-                self.counters.malformed += 1;
-                None
-            }
+    /// Takes a message back that is done with, so that the next one needs no new memory.
+    pub fn recycle(&mut self, message: IsoTpMessage) {
+        if self.spare.len() < SPARE_BUFFERS_MAX && message.buffer.capacity() <= RESERVED_BYTES_MAX + 1 {
+            self.spare.push(message.buffer);
         }
     }
 
-    fn first(&mut self, time_us: i64, bus: BusIndex, id: CanId, data: &[u8]) {
-        self.close(bus, id);
-        let [high, low, body @ ..] = data else {
-            self.counters.malformed += 1;
-            return;
+    #[allow(clippy::cast_possible_truncation, reason = "the low byte of the length")]
+    fn buffer(&mut self, size: usize) -> Vec<u8> {
+        let mut buffer = self.spare.pop().unwrap_or_default();
+        buffer.clear();
+        buffer.reserve(size.min(RESERVED_BYTES_MAX) + 1);
+        buffer.push(size as u8);
+        buffer
+    }
+
+    fn single(&mut self, sender: Sender, data: &[u8]) -> Option<IsoTpMessage> {
+        self.close(sender);
+        // A CAN FD frame of more than 8 bytes has its length in the second byte.
+        let (len, body) = match data {
+            [0, len, body @ ..] if data.len() + usize::from(sender.2.is_some()) > 8 => {
+                (usize::from(*len), body)
+            }
+            [head, body @ ..] => (usize::from(head & 0xF), body),
+            [] => (0, data),
         };
-        let size = usize::from(high & 0xF) << 8 | usize::from(*low);
-        // Also refuses the 32-bit length, whose 12 bits are zero, and what would have fitted one frame.
-        if body.len() < 6 || size <= body.len() {
+        let Some(message) = body.get(..len).filter(|message| !message.is_empty()) else {
+            self.counters.malformed += 1;
+            return None;
+        };
+        self.counters.messages += 1;
+        let mut buffer = self.buffer(len);
+        buffer.extend_from_slice(message);
+        Some(whole(sender, buffer))
+    }
+
+    fn first(&mut self, time_us: i64, sender: Sender, data: &[u8]) {
+        self.close(sender);
+        let (size, body) = match data {
+            // The long form: 32 bits of length, where 12 are not enough.
+            [0x10, 0, s3, s2, s1, s0, body @ ..] => {
+                let size = u32::from_be_bytes([*s3, *s2, *s1, *s0]) as usize;
+                (Some(size).filter(|size| *size > 4_095).unwrap_or(0), body)
+            }
+            [high, low, body @ ..] => (usize::from(high & 0xF) << 8 | usize::from(*low), body),
+            _ => (0, data),
+        };
+        // What would have fitted one frame is no first frame; extended addressing leaves 7 of 8 bytes.
+        let least = 7 - usize::from(sender.2.is_some());
+        if data.len() <= least || size <= body.len() || size > ISOTP_MESSAGE_BYTES_MAX {
             self.counters.malformed += 1;
             return;
         }
@@ -120,55 +184,61 @@ impl IsoTpAssembler {
             let oldest = (0..self.sessions.len()).min_by_key(|at| self.sessions[*at].last_us);
             self.abort(oldest);
         }
-        let mut bytes = Vec::with_capacity(size);
-        bytes.extend_from_slice(body);
-        self.sessions.push(Session { bus, id, size, next: 1, last_us: time_us, data: bytes });
+        let mut buffer = self.buffer(size);
+        buffer.extend_from_slice(body);
+        self.sessions.push(Session { sender, size, next: 1, last_us: time_us, buffer });
     }
 
-    fn consecutive(&mut self, time_us: i64, bus: BusIndex, id: CanId, data: &[u8]) -> Option<&[u8]> {
-        let Some(at) = self.position(bus, id) else {
+    fn consecutive(&mut self, time_us: i64, sender: Sender, data: &[u8]) -> Option<IsoTpMessage> {
+        let Some(at) = self.position(sender) else {
             self.counters.orphans += 1;
             return None;
         };
         let session = &mut self.sessions[at];
-        let left = session.size - session.data.len();
-        // Every frame but the last one is full: 7 bytes, or as many as the frame holds on CAN FD.
+        let left = session.size + 1 - session.buffer.len();
+        // Every frame but the last one is full: 7 bytes, 6 behind an address, or as many as the frame holds on CAN FD.
+        let full = 7 - usize::from(sender.2.is_some());
         let body = &data[1..data.len().min(left + 1)];
-        if data[0] & 0xF != session.next || (body.len() < 7 && body.len() < left) {
+        if data[0] & 0xF != session.next || (body.len() < full && body.len() < left) {
             self.abort(Some(at));
             return None;
         }
-        session.data.extend_from_slice(body);
+        session.buffer.extend_from_slice(body);
         session.next = (session.next + 1) & 0xF;
         session.last_us = time_us;
-        if session.data.len() < session.size {
+        if body.len() < left {
             return None;
         }
         self.counters.messages += 1;
         self.counters.multi_frame += 1;
-        self.finished = self.sessions.swap_remove(at).data;
-        Some(&self.finished)
+        Some(whole(sender, self.sessions.swap_remove(at).buffer))
     }
 
     fn expire(&mut self, time_us: i64) {
-        let before = self.sessions.len();
-        self.sessions.retain(|session| time_us.saturating_sub(session.last_us) <= ISOTP_N_CR_US);
-        self.counters.aborted += (before - self.sessions.len()) as u64;
+        let is_silent = |session: &Session| time_us.saturating_sub(session.last_us) > ISOTP_N_CR_US;
+        while let Some(at) = self.sessions.iter().position(is_silent) {
+            self.abort(Some(at));
+        }
     }
 
-    fn position(&self, bus: BusIndex, id: CanId) -> Option<usize> {
-        self.sessions.iter().position(|session| (session.bus, session.id) == (bus, id))
+    fn position(&self, sender: Sender) -> Option<usize> {
+        self.sessions.iter().position(|session| session.sender == sender)
     }
 
-    fn close(&mut self, bus: BusIndex, id: CanId) {
-        let at = self.position(bus, id);
+    fn close(&mut self, sender: Sender) {
+        let at = self.position(sender);
         self.abort(at);
     }
 
     fn abort(&mut self, at: Option<usize>) {
         if let Some(at) = at {
-            self.sessions.swap_remove(at);
+            let Session { sender, buffer, .. } = self.sessions.swap_remove(at);
+            self.recycle(whole(sender, buffer));
             self.counters.aborted += 1;
         }
     }
+}
+
+fn whole((bus, id, address): Sender, buffer: Vec<u8>) -> IsoTpMessage {
+    IsoTpMessage { bus, id, address, buffer }
 }

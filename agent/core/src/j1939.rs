@@ -22,6 +22,12 @@ pub struct Pgn(u32);
 impl Pgn {
     /// Active diagnostic trouble codes.
     pub const DM1: Self = Self(65_226);
+    /// Previously active diagnostic trouble codes, in the form of DM1 as the next two.
+    pub const DM2: Self = Self(65_227);
+    /// Pending diagnostic trouble codes.
+    pub const DM6: Self = Self(65_231);
+    /// Permanent diagnostic trouble codes.
+    pub const DM28: Self = Self(64_896);
     /// Vehicle identification.
     pub const VEHICLE_IDENTIFICATION: Self = Self(65_260);
     /// Transport protocol, connection management.

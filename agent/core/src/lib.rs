@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! CanFrame -> decoder (DBC, J1939 PGN) -> Row -> collect (campaigns) -> batch (columns) -> envelope
-//!          \-> j1939 (transport, DM1) \
-//!          \-> isotp -> obd (VIN, DTC) -> faults (opened, closed) -> envelope, fast lane
+//!          \-> listen (isotp, j1939) -> decoder, signal sets -> Row
+//!                                     \-> diagnosis (obd, uds, DM1) -> faults (opened, closed) -> envelope, fast lane
 //! ```
 //!
 //! Nothing here does I/O or reads a clock: time is an argument, bytes come and go through [`gateway::Gateway`].
@@ -17,14 +17,18 @@ pub mod collect;
 pub mod condition;
 pub mod dbc;
 pub mod decoder;
+pub mod diagnosis;
 pub mod faults;
 pub mod gateway;
 pub mod isotp;
 pub mod j1939;
 pub mod journal;
 pub mod latest;
+pub mod listen;
 mod multiplex;
 pub mod obd;
+pub mod signal_set;
 pub mod trigger;
+pub mod uds;
 pub mod vin;
 pub mod vss;

@@ -37,12 +37,52 @@ pub(crate) struct Field {
     right: u8,
     reader: Reader,
     kind: FieldKind,
+    /// A place in [`Layout::limits`], or [`NO_LIMITS`].
+    limits: u16,
     /// Raw values above it are not measurements (J1939).
     valid_max: u64,
 }
 
+/// See [`Field::limits`].
+const NO_LIMITS: u16 = u16::MAX;
+
+/// What a signal set says of a signal's range, in raw values.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Limits {
+    /// Smaller values are taken as this one.
+    pub(crate) least: f64,
+    /// Larger values are taken as this one.
+    pub(crate) most: f64,
+    /// Up to here a value means that there is none.
+    pub(crate) null_to: Option<f64>,
+    /// From here on a value means that there is none.
+    pub(crate) null_from: Option<f64>,
+}
+
+impl Limits {
+    fn apply(&self, value: RawValue) -> Option<RawValue> {
+        let RawValue::Raw(raw) = value else { return Some(value) };
+        let raw = raw as f64;
+        if self.null_to.is_some_and(|to| raw <= to) || self.null_from.is_some_and(|from| raw >= from) {
+            return None;
+        }
+        Some(match () {
+            () if raw < self.least => whole(self.least),
+            () if raw > self.most => whole(self.most),
+            () => value,
+        })
+    }
+}
+
+/// An integer where it is one.
+#[allow(clippy::cast_possible_truncation, reason = "compared afterwards")]
+fn whole(raw: f64) -> RawValue {
+    let integer = raw as i64;
+    if integer as f64 == raw { RawValue::Raw(integer) } else { RawValue::F64(raw) }
+}
+
 /// Where a signal lies, as a DBC says it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bits {
     /// Intel: the lowest bit; Motorola: the highest, both numbered byte x 8 + bit.
     pub(crate) start: u64,
@@ -89,7 +129,25 @@ impl Field {
                 (false, true) => Reader::BigFar,
             },
             kind: bits.kind,
+            limits: NO_LIMITS,
             valid_max: if j1939 { j1939_valid_max(bits) } else { u64::MAX },
+        }
+    }
+
+    /// Bytes that a payload must have for the field to lie in it.
+    fn bytes(&self) -> usize {
+        let (left, size) = (usize::from(self.left), usize::from(self.word_bits() - self.right));
+        let end = match self.reader {
+            Reader::LittleNear | Reader::LittleFar => usize::from(self.word_bits()) - left,
+            Reader::BigNear | Reader::BigFar => left + size,
+        };
+        usize::from(self.first_byte) + end.div_ceil(8)
+    }
+
+    const fn word_bits(&self) -> u8 {
+        match self.reader {
+            Reader::LittleNear | Reader::BigNear => 64,
+            Reader::LittleFar | Reader::BigFar => 128,
         }
     }
 
@@ -111,10 +169,7 @@ impl Field {
     /// The top bit of the field, taken as its sign.
     #[inline]
     fn extend_sign(&self, unsigned: u64) -> i64 {
-        let spare = match self.reader {
-            Reader::LittleNear | Reader::BigNear => self.right,
-            Reader::LittleFar | Reader::BigFar => self.right - 64,
-        };
+        let spare = self.right - (self.word_bits() - 64);
         ((unsigned << spare).cast_signed()) >> spare
     }
 
@@ -188,6 +243,7 @@ pub(crate) struct Placed {
     pub(crate) field: Field,
     /// The multiplexer that selects it (by position in the same message) and the values that do, both ends included.
     pub(crate) selected_by: Option<(usize, Vec<(u64, u64)>)>,
+    pub(crate) limits: Option<Limits>,
 }
 
 /// The signals of a message by multiplexer value.
@@ -198,6 +254,7 @@ pub(crate) struct Layout {
     nodes: Vec<Node>,
     muxes: Vec<Mux>,
     cases: Vec<Case>,
+    limits: Vec<Limits>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -263,35 +320,53 @@ impl Layout {
         Ok((builder.layout, unreached.collect()))
     }
 
-    /// Appends the signals of a payload; false where a multiplexer value selects none.
+    /// Appends the signals of a payload; false where a multiplexer value selects none. Of a payload that is `SHORT`,
+    /// the signals that it has all bits of, and what the multiplexers that it has all bits of select.
     #[inline]
-    pub(crate) fn fill(&self, payload: &Payload<'_>, row: &mut Row) -> bool {
-        self.nodes.first().is_none_or(|root| self.fill_node(root, payload, row))
+    pub(crate) fn fill<const SHORT: bool>(&self, payload: &Payload<'_>, row: &mut Row) -> bool {
+        self.nodes.first().is_none_or(|root| self.fill_node::<SHORT>(root, payload, row))
     }
 
     #[inline]
-    fn fill_node(&self, node: &Node, payload: &Payload<'_>, row: &mut Row) -> bool {
+    fn fill_node<const SHORT: bool>(&self, node: &Node, payload: &Payload<'_>, row: &mut Row) -> bool {
         for field in node.fields.of(&self.fields) {
+            if SHORT && field.bytes() > payload.data.len() {
+                continue;
+            }
             let unsigned = field.unsigned(payload);
             if unsigned > field.valid_max && !payload.keep_not_available {
                 row.not_available += 1;
                 continue;
             }
+            let mut value = field.value(unsigned);
+            if field.limits != NO_LIMITS {
+                match self.limits[usize::from(field.limits)].apply(value) {
+                    Some(limited) => value = limited,
+                    None if payload.keep_not_available => {}
+                    None => {
+                        row.not_available += 1;
+                        continue;
+                    }
+                }
+            }
             row.signals.push(field.signal);
-            row.values.push(field.value(unsigned));
+            row.values.push(value);
         }
-        node.muxes.of(&self.muxes).iter().all(|mux| self.fill_selected(mux, payload, row))
+        node.muxes.of(&self.muxes).iter().all(|mux| self.fill_selected::<SHORT>(mux, payload, row))
     }
 
     // Recursion ends: `build` refuses more than MULTIPLEX_DEPTH_MAX levels.
-    fn fill_selected(&self, mux: &Mux, payload: &Payload<'_>, row: &mut Row) -> bool {
+    fn fill_selected<const SHORT: bool>(&self, mux: &Mux, payload: &Payload<'_>, row: &mut Row) -> bool {
+        if SHORT && mux.field.bytes() > payload.data.len() {
+            return true;
+        }
         let cases = mux.cases.of(&self.cases);
         let Some(value) = mux.field.selector(payload) else { return false };
         let after = cases.partition_point(|case| case.first <= value);
         match after.checked_sub(1).and_then(|at| cases.get(at)) {
             Some(case) if value <= case.last => {
                 row.parts.push(row.signals.len());
-                self.fill_node(&self.nodes[case.node as usize], payload, row)
+                self.fill_node::<SHORT>(&self.nodes[case.node as usize], payload, row)
             }
             _ => false,
         }
@@ -319,7 +394,13 @@ impl Builder<'_> {
         }
         for member in members {
             self.reached[*member] = true;
-            self.layout.fields.push(self.placed[*member].field);
+            let &Placed { mut field, limits, .. } = &self.placed[*member];
+            if let Some(limits) = limits {
+                field.limits =
+                    u16::try_from(self.layout.limits.len()).map_err(|_| LayoutError::TooManyFields)?;
+                self.layout.limits.push(limits);
+            }
+            self.layout.fields.push(field);
         }
         let fields = Span { start: start as u32, end: self.layout.fields.len() as u32 };
         let mut muxes = Vec::new();

@@ -1,4 +1,4 @@
-//! OBD-II responses (SAE J1979 / ISO 15031-5) that the gateway itself reads: VIN and stored trouble codes.
+//! OBD-II answers (SAE J1979 / ISO 15031-5) that the gateway itself reads: VIN, trouble codes and freeze frames.
 
 use convoy_protocol::frame::CanId;
 
@@ -9,24 +9,61 @@ use crate::vin::Vin;
 pub enum ObdResponse<'a> {
     /// Service 09, PID 02: the vehicle's VIN.
     Vin(Vin),
-    /// Service 03: all stored codes of the ECU.
-    StoredDtcs(StoredDtcs<'a>),
+    /// Services 03, 07 and 0A: all codes of the ECU in one stage.
+    Dtcs(Stage, DtcList<'a>),
+    /// Service 02: a parameter as it was when the code of the frame was set; PID 02 is that code.
+    FreezeFrame {
+        /// The parameter.
+        pid: u8,
+        /// Which of the ECU's frames.
+        number: u8,
+        /// The parameter's bytes, as in service 01; possibly further parameters behind them.
+        data: &'a [u8],
+    },
 }
 
-/// The codes of a service 03 response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StoredDtcs<'a>(&'a [u8]);
+/// How far a trouble code has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Stage {
+    /// Seen in this or the last driving cycle, not confirmed (service 07, DM6).
+    Pending,
+    /// Confirmed and there (service 03, DM1).
+    Active,
+    /// Was there and is gone, still stored (DM2).
+    PreviouslyActive,
+    /// Cannot be cleared by a tool, only by the ECU (service 0A, DM28).
+    Permanent,
+}
 
-impl<'a> StoredDtcs<'a> {
+impl Stage {
+    /// `pending`, `active`, `previously_active`, `permanent`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Active => "active",
+            Self::PreviouslyActive => "previously_active",
+            Self::Permanent => "permanent",
+        }
+    }
+}
+
+/// The codes of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DtcList<'a>(&'a [u8]);
+
+impl<'a> DtcList<'a> {
     /// Two bytes each, high byte first; the filling 0x0000 is left out.
     pub fn codes(&self) -> impl Iterator<Item = u16> + use<'a> {
         self.0.as_chunks::<2>().0.iter().map(|code| u16::from_be_bytes(*code)).filter(|code| *code != 0)
     }
 }
 
-/// Is it one of the 11-bit ids that ECUs answer on (0x7E8 to 0x7EF)?
+/// Is it one of the ids that ECUs answer OBD-II on: 0x7E8 to 0x7EF, or 29 bits to the tester 0xF1?
 pub fn is_response_id(id: CanId) -> bool {
-    matches!(id, CanId::Standard(0x7E8..=0x7EF))
+    match id {
+        CanId::Standard(id) => matches!(id, 0x7E8..=0x7EF),
+        CanId::Extended(id) => id >> 8 == 0x18_DAF1,
+    }
 }
 
 /// Reads an ISO-TP message of an ECU; `None` for everything that the gateway does not look at, and for what is
@@ -34,9 +71,15 @@ pub fn is_response_id(id: CanId) -> bool {
 pub fn parse(message: &[u8]) -> Option<ObdResponse<'_>> {
     match message {
         [0x49, 0x02, _items, vin @ ..] => Vin::from_bytes(vin).ok().map(ObdResponse::Vin),
-        [0x43, count, codes @ ..] => {
-            codes.get(..usize::from(*count) * 2).map(|codes| ObdResponse::StoredDtcs(StoredDtcs(codes)))
+        [service @ (0x43 | 0x47 | 0x4A), count, codes @ ..] => {
+            let stage = match service {
+                0x43 => Stage::Active,
+                0x47 => Stage::Pending,
+                _ => Stage::Permanent,
+            };
+            codes.get(..usize::from(*count) * 2).map(|codes| ObdResponse::Dtcs(stage, DtcList(codes)))
         }
+        [0x42, pid, number, data @ ..] => Some(ObdResponse::FreezeFrame { pid: *pid, number: *number, data }),
         _ => None,
     }
 }
@@ -47,12 +90,22 @@ mod tests {
 
     #[test]
     fn stored_codes_are_counted_by_the_second_byte() {
-        let Some(ObdResponse::StoredDtcs(dtcs)) = parse(&[0x43, 2, 0x03, 0x01, 0x41, 0x23, 0xAA]) else {
+        let Some(ObdResponse::Dtcs(Stage::Active, dtcs)) = parse(&[0x43, 2, 0x03, 0x01, 0x41, 0x23, 0xAA])
+        else {
             panic!("not a list of codes");
         };
         assert_eq!(dtcs.codes().collect::<Vec<_>>(), [0x0301, 0x4123]);
-        assert_eq!(parse(&[0x43, 0]), Some(ObdResponse::StoredDtcs(StoredDtcs(&[]))));
+        assert_eq!(parse(&[0x43, 0]), Some(ObdResponse::Dtcs(Stage::Active, DtcList(&[]))));
+        assert_eq!(parse(&[0x47, 0]), Some(ObdResponse::Dtcs(Stage::Pending, DtcList(&[]))));
+        assert_eq!(parse(&[0x4A, 0]), Some(ObdResponse::Dtcs(Stage::Permanent, DtcList(&[]))));
         assert_eq!(parse(&[0x43, 2, 0x03, 0x01, 0x41]), None);
+    }
+
+    #[test]
+    fn a_frozen_parameter_has_its_frame_and_its_bytes() {
+        let frozen = ObdResponse::FreezeFrame { pid: 0x0C, number: 0, data: &[0x1A, 0xF8] };
+        assert_eq!(parse(&[0x42, 0x0C, 0x00, 0x1A, 0xF8]), Some(frozen));
+        assert_eq!(parse(&[0x42, 0x0C]), None);
     }
 
     #[test]
@@ -61,5 +114,8 @@ mod tests {
             assert_eq!(is_response_id(CanId::Standard(id)), expected, "{id:X}");
         }
         assert!(!is_response_id(CanId::Extended(0x7E8)));
+        assert!(
+            is_response_id(CanId::Extended(0x18DA_F110)) && !is_response_id(CanId::Extended(0x18DA_10F1))
+        );
     }
 }

@@ -196,6 +196,7 @@ fn dtc_condition(dtc: Dtc) -> String {
     match dtc {
         Dtc::J1939 { sa, spn, fmi } => format!("dtc/j1939/{sa}/{spn}/{fmi}"),
         Dtc::Obd { ecu, code } => format!("dtc/obd/{ecu:x}/{code:04x}"),
+        Dtc::Uds { ecu, code } => format!("dtc/uds/{ecu:x}/{code:06x}"),
     }
 }
 
@@ -245,6 +246,7 @@ mod tests {
     fn keys_of_conditions_keep_their_form() {
         assert_eq!(dtc_condition(Dtc::J1939 { sa: 0, spn: 980, fmi: 9 }), "dtc/j1939/0/980/9");
         assert_eq!(dtc_condition(Dtc::Obd { ecu: 0x7E8, code: 0x0301 }), "dtc/obd/7e8/0301");
+        assert_eq!(dtc_condition(Dtc::Uds { ecu: 0x7E8, code: 0x03_0113 }), "dtc/uds/7e8/030113");
         let subscription = SubscriptionId::from_bytes(&[0; 16]);
         assert_eq!(threshold_condition(&subscription, 2), format!("threshold/{subscription}/2"));
     }

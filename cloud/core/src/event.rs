@@ -325,12 +325,14 @@ struct DtcJson {
 enum DtcFields {
     J1939 { sa: u8, spn: u32, fmi: u8 },
     Obd { ecu: String, code: String },
+    Uds { ecu: String, code: String },
 }
 
 fn dtc_json(record: &DtcRecord) -> DtcJson {
     let dtc = match record.dtc {
         Dtc::J1939 { sa, spn, fmi } => DtcFields::J1939 { sa, spn, fmi },
         Dtc::Obd { ecu, .. } => DtcFields::Obd { ecu: format!("0x{ecu:03X}"), code: record.dtc.to_string() },
+        Dtc::Uds { ecu, .. } => DtcFields::Uds { ecu: format!("0x{ecu:03X}"), code: record.dtc.to_string() },
     };
     DtcJson {
         dtc,

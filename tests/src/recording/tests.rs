@@ -41,8 +41,8 @@ fn messages(recording: &Recording) -> Vec<Vec<u8>> {
         let (time_us, bus) = (frame.timestamp_us, frame.bus);
         match frame.id {
             CanId::Standard(_) => {
-                let message = isotp.handle_frame(time_us, bus, frame.id, frame.data());
-                messages.extend(message.map(<[u8]>::to_vec));
+                let message = isotp.handle_frame(time_us, (bus, frame.id), false, frame.data());
+                messages.extend(message.map(|message| message.data().to_vec()));
             }
             CanId::Extended(id) => {
                 messages.extend(tp.handle_frame(time_us, bus, id, frame.data()).map(|message| message.data));

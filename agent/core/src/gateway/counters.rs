@@ -13,8 +13,11 @@ pub struct Counters {
     pub unknown: u64,
     /// Dropped: a multiplexer value that no signal is defined for.
     pub mux_unmatched: u64,
-    /// Dropped: shorter than the DBC message.
+    /// Shorter than the DBC message: the signals that fit were taken.
     pub too_short: u64,
+    /// Frames that are a part of a message of ISO-TP that a DBC describes.
+    #[serde(default)]
+    pub parts: u64,
     /// Values dropped as not available or error by SAE J1939-71.
     pub not_available: u64,
     /// Samples that campaigns took; one that two campaigns take counts twice.

@@ -181,11 +181,13 @@ fn drive_log_comes_out_of_the_envelopes_with_the_golden_values() {
     let all = statistics(drive_decoder().manifest(), &envelopes);
     all.of_messages(|name| name.starts_with("OBD2"))
         .assert_golden(data!("css-obd2-gnss-drive/golden.obd2.json"));
-    all.of_messages(|name| name.starts_with("gnss"))
+    all.of_messages(|name| name.starts_with("gnss") && !name.starts_with("gnss_odo"))
         .assert_golden(data!("css-obd2-gnss-drive/golden.gnss.json"));
+    // cantools refuses these frames, which are 3 bytes of 8: two signals lie in them.
+    assert_eq!((all.0["gnss_odo.DistanceTrip"].count, all.0["gnss_odo.DistanceValid"].count), (1_624, 1_624));
     let counters = gateway.counters();
     assert_eq!((counters.mux_unmatched, counters.too_short), (277, 1_624));
-    assert_eq!((counters.isotp_messages, counters.isotp_orphans, counters.dtc_changes), (7_649, 0, 0));
+    assert_eq!((counters.isotp_messages, counters.isotp_orphans, counters.dtc_changes), (15_298, 0, 0));
 }
 
 /// A log in which the vehicle tells its VIN.

@@ -3,6 +3,7 @@
 
 mod campaigns;
 mod decode;
+mod diagnostics;
 mod gateway;
 mod journal;
 mod recording;

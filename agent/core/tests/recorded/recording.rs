@@ -48,7 +48,7 @@ pub(crate) fn drive() -> Vec<CanFrame> {
     parse_candump(&unzip(log)).into_iter().map(renamed).collect()
 }
 
-fn parse_candump(text: &str) -> Vec<CanFrame> {
+pub(crate) fn parse_candump(text: &str) -> Vec<CanFrame> {
     let frame = |line: &str| {
         let (time, rest) = line.strip_prefix('(')?.split_once(") can")?;
         let (seconds, micros) = time.split_once('.')?;

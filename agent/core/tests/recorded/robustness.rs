@@ -185,7 +185,11 @@ proptest! {
             prop_assert!(convoy_protocol::envelope::Envelope::parse(&bytes).is_ok());
         }
         let counters = gateway.counters();
-        let outcomes = counters.frames_decoded + counters.unknown + counters.mux_unmatched + counters.too_short;
+        let outcomes = counters.frames_decoded
+            + counters.unknown
+            + counters.mux_unmatched
+            + counters.too_short
+            + counters.parts;
         prop_assert_eq!(counters.frames, frames.len() as u64);
         prop_assert_eq!(outcomes, counters.frames + counters.tp_messages);
     }
@@ -219,15 +223,15 @@ proptest! {
             // A first frame carries 6 bytes, so that some messages need a frame less than J1939 would.
             let Some(data) = frames[at].next() else { continue };
             let id = CanId::Standard(0x7E8 + at as u16);
-            if let Some(message) = assembler.handle_frame(0, BusIndex(1), id, &data) {
-                whole[at] = message.to_vec();
+            if let Some(message) = assembler.handle_frame(0, (BusIndex(1), id), false, &data) {
+                whole[at] = message.data().to_vec();
             }
         }
         for (at, rest) in frames.into_iter().enumerate() {
             for data in rest {
                 let id = CanId::Standard(0x7E8 + at as u16);
-                if let Some(message) = assembler.handle_frame(0, BusIndex(1), id, &data) {
-                    whole[at] = message.to_vec();
+                if let Some(message) = assembler.handle_frame(0, (BusIndex(1), id), false, &data) {
+                    whole[at] = message.data().to_vec();
                 }
             }
         }
@@ -257,8 +261,8 @@ proptest! {
         }
         let mut assembler = IsoTpAssembler::new();
         for data in isotp {
-            if let Some(whole) = assembler.handle_frame(0, BusIndex(0), CanId::Standard(0x7E8), &data) {
-                prop_assert_eq!(whole, &message[..]);
+            if let Some(whole) = assembler.handle_frame(0, (BusIndex(0), CanId::Standard(0x7E8)), false, &data) {
+                prop_assert_eq!(whole.data(), &message[..]);
             }
         }
     }

@@ -112,9 +112,10 @@ fn drive_isotp_messages_equal_the_golden_ones() {
     let mut assembler = IsoTpAssembler::new();
     let (mut hash, mut found) = (Sha256::new(), BTreeMap::new());
     for frame in drive().iter().filter(|frame| matches!(frame.id, CanId::Standard(0x7E0 | 0x7E8))) {
-        let message = assembler.handle_frame(frame.timestamp_us, frame.bus, frame.id, frame.data());
+        let message = assembler.handle_frame(frame.timestamp_us, (frame.bus, frame.id), false, frame.data());
         let Some(message) = message else { continue };
         hash.update(frame.id.bits().to_be_bytes());
+        let message = message.data();
         hash.update(message);
         let key = format!("{:03X}|SID {:02X}|len {}", frame.id.bits(), message[0], message.len());
         found.entry(key).or_insert((0u64, hex(message))).0 += 1;
@@ -240,7 +241,8 @@ fn dm1_without_codes_is_read_as_none() {
 }
 
 fn isotp(assembler: &mut IsoTpAssembler, time_us: i64, data: &[u8]) -> Option<Vec<u8>> {
-    assembler.handle_frame(time_us, BusIndex(0), CanId::Standard(0x7E8), data).map(<[u8]>::to_vec)
+    let sender = (BusIndex(0), CanId::Standard(0x7E8));
+    assembler.handle_frame(time_us, sender, false, data).map(|message| message.data().to_vec())
 }
 
 #[test]
@@ -272,7 +274,7 @@ fn impossible_isotp_frames_are_counted() {
         &[0x05, 1, 2],
         &[0x10],
         &[0x10, 6, 1, 2, 3, 4, 5, 6],
-        &[0x10, 0, 0, 0, 16, 1, 2, 3],
+        &[0x10, 0, 0, 0, 0x0F, 0xFF, 2, 3],
         &[0x40, 1],
     ] {
         assert_eq!(isotp(&mut assembler, 0, data), None);
