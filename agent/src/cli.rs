@@ -19,15 +19,17 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::causes::with_causes;
-use crate::config::{self, ConfigFault, Loaded, Overrides};
+use crate::config::{self, AgentConfig, ConfigFault, Input, Loaded, Overrides};
 use crate::decode::{self, DecodeError, DecodeRequest};
 use crate::enrol;
+use crate::live::{LiveOptions, LiveSources};
 use crate::metrics::Metrics;
 use crate::monitor;
 use crate::replay::ReplaySource;
 use crate::run::{self, RunError};
-use crate::source::SourceError;
+use crate::source::{FrameSource, SourceError};
 use crate::spool::SpoolError;
+use crate::tap;
 use crate::vectors::{self, VectorsError, VectorsRequest};
 
 /// `EX_USAGE`: the configuration has faults.
@@ -56,14 +58,20 @@ pub fn log_to_stderr() {
 
 /// Runs the agent until its log has been sent, or until SIGINT or SIGTERM.
 pub async fn run(path: &Path, overrides: Overrides) -> ExitCode {
-    let Loaded { agent, replay } = match config::load(path, overrides) {
+    let Loaded { agent, input } = match config::load(path, overrides) {
         Ok(loaded) => loaded,
         Err(faults) => return refuse(path, &faults),
     };
-    let source = match ReplaySource::open(replay) {
-        Ok(source) => source,
-        Err(error) => return fail(&error.into()),
-    };
+    match input {
+        Input::Replay(options) => match ReplaySource::open(options) {
+            Ok(source) => run_with(agent, source).await,
+            Err(error) => fail(&error.into()),
+        },
+        Input::Live(sources) => run_with(agent, LiveSources::open(sources)).await,
+    }
+}
+
+async fn run_with(agent: AgentConfig, source: impl FrameSource) -> ExitCode {
     let (stop, shutdown) = watch::channel(false);
     let signals = async move {
         let (Ok(mut interrupt), Ok(mut terminate)) =
@@ -148,12 +156,30 @@ fn write_out(text: &str) -> ExitCode {
     }
 }
 
+fn source_line(source: &LiveOptions) -> String {
+    let asks = match &source.poll {
+        None => "nothing is sent to it".to_owned(),
+        Some(poll) => format!("asked with at most {} frames a second", poll.frames_per_s_max),
+    };
+    format!("source    {} as bus {}, {asks}", source.url, source.bus)
+}
+
 /// What would run, one thing a line. Loads the DBC files as the agent would.
 fn table(loaded: &Loaded) -> Result<String, ConfigFault> {
-    let Loaded { agent, replay } = loaded;
+    let Loaded { agent, input } = loaded;
+    let (buses, from) = match input {
+        Input::Replay(replay) => {
+            let text = format!("source    {}, speed {}, times {}", replay.log, replay.speed, replay.time);
+            (replay.buses.clone(), vec![text])
+        }
+        Input::Live(sources) => {
+            let buses = sources.iter().map(|source| source.bus.clone()).collect();
+            (buses, sources.iter().map(source_line).collect())
+        }
+    };
     let fault =
         |error: RunError| ConfigFault { line: None, message: format!("dbc: {}", with_causes(&error)) };
-    let sources = run::dbc_sources(agent.dbcs.clone(), &replay.buses).map_err(fault)?;
+    let sources = run::dbc_sources(agent.dbcs.clone(), &buses).map_err(fault)?;
     let (decoder, warnings) = dbc::load(&sources, &VssMap::builtin()).map_err(|error| fault(error.into()))?;
     let manifest_id = decoder.manifest_id();
     let (messages, signals) = (decoder.manifest().messages.len(), decoder.manifest().signals.len());
@@ -170,8 +196,8 @@ fn table(loaded: &Loaded) -> Result<String, ConfigFault> {
             agent.spool.bytes_max >> 20,
             agent.spool.sync_ms
         ),
-        format!("source    {}, speed {}, times {}", replay.log, replay.speed, replay.time),
     ];
+    lines.extend(from);
     lines.extend(
         agent
             .dbcs
@@ -219,18 +245,33 @@ pub async fn status(path: &Path, as_json: bool) -> ExitCode {
             Err(_) => ExitCode::from(EXIT_IO),
         },
         Ok(status) => write_out(&status.table()),
-        Err(error) => {
-            let why = "is it running? Start it with: convoy-agent run --config";
-            writeln!(
-                io::stderr(),
-                "no agent answers on the spool {}: {error}; {why} {}",
-                dir.display(),
-                path.display()
-            )
-            .unwrap_or(());
-            ExitCode::from(EXIT_UNAVAILABLE)
-        }
+        Err(error) => no_agent(path, &dir, &error),
     }
+}
+
+/// Prints what the agent that runs with this configuration decodes, until one of them ends.
+pub async fn tap(path: &Path) -> ExitCode {
+    let dir = match config::load(path, Overrides::default()) {
+        Ok(loaded) => loaded.agent.spool.dir,
+        Err(faults) => return refuse(path, &faults),
+    };
+    match tap::watch(&dir, io::stdout().lock()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => no_agent(path, &dir, &error),
+    }
+}
+
+fn no_agent(path: &Path, dir: &Path, error: &io::Error) -> ExitCode {
+    let why = "is it running? Start it with: convoy-agent run --config";
+    // Nobody is left to tell when stderr is closed.
+    writeln!(
+        io::stderr(),
+        "no agent answers on the spool {}: {error}; {why} {}",
+        dir.display(),
+        path.display()
+    )
+    .unwrap_or(());
+    ExitCode::from(EXIT_UNAVAILABLE)
 }
 
 /// Decodes a recording to standard output.

@@ -6,6 +6,7 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use convoy_agent_core::poll::PollOptions;
 use convoy_agent_core::vin::Vin;
 use convoy_protocol::campaign::Campaign;
 use convoy_protocol::id::VehicleId;
@@ -14,12 +15,14 @@ use toml::de::{DeTable, DeValue};
 use crate::candump::LogInput;
 use crate::causes::with_causes;
 use crate::desired::CampaignKey;
+use crate::live::LiveOptions;
 use crate::replay::{ReplayOptions, Speed, TimeBase};
 use crate::spool::SpoolConfig;
 use crate::uplink::tls::{self, TlsFiles};
 use crate::uplink::{BACKFILL_BYTES_PER_S, BrokerConfig, RESEND_AFTER};
 
 mod campaigns;
+mod sources;
 mod spool;
 mod toml_reader;
 
@@ -59,6 +62,8 @@ pub struct AgentConfig {
     pub takes_cloud_campaigns: bool,
     /// Where metrics are served, a loopback address; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// What is asked, on each bus at most once; with nothing here, nothing is ever sent to a bus.
+    pub polls: Vec<PollOptions>,
     /// Does the system's wall clock say what time it is? False for simulated time.
     pub follows_wall_clock: bool,
 }
@@ -79,8 +84,17 @@ pub struct DbcFile {
 pub struct Loaded {
     /// The agent.
     pub agent: AgentConfig,
-    /// Its source of frames.
-    pub replay: ReplayOptions,
+    /// Where its frames come from.
+    pub input: Input,
+}
+
+/// Where frames come from.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// A recording.
+    Replay(ReplayOptions),
+    /// Adapters, sockets and receivers.
+    Live(Vec<LiveOptions>),
 }
 
 /// What the command line says in place of the file.
@@ -112,16 +126,31 @@ pub fn parse(text: &str, dir: &Path, overrides: Overrides) -> Result<Loaded, Vec
     let vehicle = vehicle(root.required_section("vehicle", &mut faults), &mut faults);
     let broker = broker(root.required_section("broker", &mut faults), dir, &mut faults);
     let spool = spool::spool(root.required_section("spool", &mut faults), dir, &mut faults);
-    let replay = replay(root.required_section("source", &mut faults), dir, overrides, &mut faults);
-    let dbcs = dbcs(&mut root, dir, &mut faults);
+    let input = if root.holds_array("source") {
+        Some(Input::Live(sources::live(&mut root, &mut faults)))
+    } else {
+        replay(root.required_section("source", &mut faults), dir, overrides, &mut faults).map(Input::Replay)
+    };
+    let built_in = match &input {
+        Some(Input::Live(sources)) => sources::built_in(sources),
+        _ => Vec::new(),
+    };
+    let mut dbcs = dbcs(&mut root, dir, built_in.is_empty(), &mut faults);
+    dbcs.extend(built_in);
     let campaigns = campaigns::campaigns(&mut root, &mut faults);
     let (campaign_key, takes_cloud_campaigns) = cloud(&mut root, &mut faults);
     let metrics = monitoring(&mut root, &mut faults);
     root.finish(&mut faults);
     let faults = faults.into_sorted();
-    match (vehicle, broker, spool, replay) {
-        (Some((vehicle_id, vin)), Some(broker), Some(spool), Some(mut replay)) if faults.is_empty() => {
-            replay.buses = dbcs.iter().filter_map(|dbc| dbc.bus.clone()).collect();
+    match (vehicle, broker, spool, input) {
+        (Some((vehicle_id, vin)), Some(broker), Some(spool), Some(mut input)) if faults.is_empty() => {
+            let polls = match &mut input {
+                Input::Replay(replay) => {
+                    replay.buses = dbcs.iter().filter_map(|dbc| dbc.bus.clone()).collect();
+                    Vec::new()
+                }
+                Input::Live(sources) => sources.iter().filter_map(|source| source.poll.clone()).collect(),
+            };
             let agent = AgentConfig {
                 vehicle_id,
                 vin,
@@ -132,9 +161,10 @@ pub fn parse(text: &str, dir: &Path, overrides: Overrides) -> Result<Loaded, Vec
                 campaign_key,
                 takes_cloud_campaigns,
                 metrics,
+                polls,
                 follows_wall_clock: true,
             };
-            Ok(Loaded { agent, replay })
+            Ok(Loaded { agent, input })
         }
         _ => Err(faults),
     }
@@ -259,7 +289,7 @@ fn replay(
     if let Some(kind) = section.required("kind", "\"replay\"", faults)
         && kind.value != "replay"
     {
-        kind.refuse(faults, "the only source is \"replay\", a recorded log");
+        kind.refuse(faults, "it is \"replay\", a recorded log; adapters and buses are sections [[source]] with a url");
     }
     let log = section.required("log", "\"drive.log.gz\"", faults).map(|log| {
         let input = LogInput::File(dir.join(&log.value));
@@ -289,10 +319,10 @@ fn replay(
     })
 }
 
-fn dbcs(root: &mut Section<'_>, dir: &Path, faults: &mut Faults<'_>) -> Vec<DbcFile> {
+fn dbcs(root: &mut Section<'_>, dir: &Path, are_needed: bool, faults: &mut Faults<'_>) -> Vec<DbcFile> {
     let mut dbcs = Vec::new();
     let sections = root.sections("dbc", faults);
-    if sections.is_empty() {
+    if sections.is_empty() && are_needed {
         faults
             .add(None, "no [[dbc]] section: add one with file = \"signals.dbc\", or nothing can be decoded");
     }

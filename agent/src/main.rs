@@ -16,6 +16,7 @@ const EXAMPLE: &str = "Try it:
   convoy-agent check --config agent.toml                      every fault of a configuration at once
   convoy-agent run --config agent.toml --speed max            send the recording to a broker
   convoy-agent status --config agent.toml                     how the running agent does, and why
+  convoy-agent tap --config agent.toml                        what the running agent decodes, live
 
 RUST_LOG sets what is logged to stderr: RUST_LOG=convoy_agent=debug names every envelope spooled and stored.
 Exit codes: 0 done, 64 configuration, 65 DBC file, 66 file missing, 69 no agent answers, 73 spool, 74 input or output.";
@@ -67,6 +68,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Prints what a running agent decodes, live: one JSON object a sample.
+    Tap {
+        /// The configuration, agent.toml.
+        #[arg(long)]
+        config: PathBuf,
+    },
     /// Decodes a recording, plain or .gz: one JSON object a sample, trouble code or message.
     Decode {
         /// DBC file, or signal set of OBDb in JSON, for every bus; may be given several times.
@@ -105,6 +112,7 @@ async fn main() -> ExitCode {
         Command::Check { config } => cli::check(&config),
         Command::Csr { vehicle, key } => cli::csr(vehicle, &key),
         Command::Status { config, json } => cli::status(&config, json).await,
+        Command::Tap { config } => cli::tap(&config).await,
         Command::Decode { vectors: Some(vectors), dbc_dir: Some(dbc_dir), .. } => {
             cli::decode_vectors(&VectorsRequest { vectors, dbc_dir })
         }

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::status::Status;
+use crate::tap::{self, Tap};
 
 const SOCKET: &str = "status.sock";
 /// How long one who asks may take.
@@ -28,13 +29,15 @@ pub(crate) type Question = oneshot::Sender<Status>;
 /// The tasks that listen; they end with it.
 pub(crate) struct Monitor {
     _tasks: JoinSet<()>,
-    socket: PathBuf,
+    sockets: [PathBuf; 2],
 }
 
 impl Drop for Monitor {
     fn drop(&mut self) {
         // Left behind, it would only be in the way of nobody: the next start removes it.
-        let _ = std::fs::remove_file(&self.socket);
+        for socket in &self.sockets {
+            let _ = std::fs::remove_file(socket);
+        }
     }
 }
 
@@ -45,6 +48,7 @@ impl Monitor {
         dir: &Path,
         metrics: Option<SocketAddr>,
         questions: mpsc::Sender<Question>,
+        tap: &Tap,
     ) -> Self {
         let mut tasks = JoinSet::new();
         let socket = dir.join(SOCKET);
@@ -74,7 +78,10 @@ impl Monitor {
                 Err(error) => warn!("metrics are not served, {address}: {error}"),
             }
         }
-        Self { _tasks: tasks, socket }
+        if let Err(error) = tap.listen(dir, &mut tasks) {
+            warn!("convoy-agent tap will not work: {error}");
+        }
+        Self { _tasks: tasks, sockets: [socket, dir.join(tap::SOCKET)] }
     }
 }
 

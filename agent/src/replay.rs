@@ -294,7 +294,7 @@ mod tests {
         while times.len() < count {
             match source.recv().await.unwrap() {
                 SourceEvent::Frame(frame) => times.push(frame.timestamp_us),
-                SourceEvent::End => break,
+                _ => break,
             }
         }
         times

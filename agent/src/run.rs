@@ -20,14 +20,15 @@ use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
 
 use crate::causes::with_causes;
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::config::{AgentConfig, DbcFile};
 use crate::desired::{self, CampaignKey};
 use crate::metrics::{self, Metrics, Summary};
 use crate::monitor::{Monitor, Question};
-use crate::source::{FrameSource, SourceError, SourceEvent};
+use crate::source::{FrameSource, SourceError, SourceEvent, Transmission};
 use crate::spool::{Spool, SpoolEnvelope, SpoolError};
 use crate::state_file;
+use crate::tap::Tap;
 use crate::uplink::tls::TlsError;
 use crate::uplink::window::Window;
 use crate::uplink::{Uplink, UplinkEvent};
@@ -37,6 +38,9 @@ pub const FRAMES_PER_TURN_MAX: usize = 256;
 
 /// Events of the connection taken in one turn.
 pub const UPLINK_EVENTS_PER_TURN_MAX: usize = 256;
+
+/// A frame that says it is older, or from the future, came while the wall clock was set.
+const FRAME_AGE_US_MAX: i64 = 2_000_000;
 
 const MANIFEST_FILE: &str = "manifest";
 /// Envelopes with the manifest that are remembered, the newest first: one that is stored is enough.
@@ -91,9 +95,10 @@ pub async fn run<S: FrameSource>(
     let (questions, mut asked) = mpsc::channel::<Question>(QUESTIONS_MAX);
     let (dir, metrics_at) = (config.spool.dir.clone(), config.metrics);
     let mut agent = Agent::start(config, &source, metrics)?;
-    let _monitor = Monitor::start(&dir, metrics_at, questions).await;
+    let _monitor = Monitor::start(&dir, metrics_at, questions, &agent.tap).await;
     let stopped = loop {
         agent.carry_out();
+        agent.transmit(&mut source);
         if agent.is_finished() {
             break Ok(false);
         }
@@ -156,6 +161,9 @@ struct Agent {
     /// What was wrong at the start.
     problems: Vec<String>,
     failures_reported: u64,
+    /// What the gateway wants to send to a bus.
+    transmissions: Vec<Transmission>,
+    tap: Tap,
 }
 
 impl Agent {
@@ -185,6 +193,7 @@ impl Agent {
             frame_times: source.frame_times(),
             journal_after_us: Some(journal_after_us),
             vin_expected: config.vin,
+            polls: std::mem::take(&mut config.polls),
             ..known_before(&mut spool, &config, manifest_id)
         };
         info!(
@@ -214,6 +223,8 @@ impl Agent {
             budgets_save_at_us: now_us,
             problems,
             failures_reported: 0,
+            transmissions: Vec::new(),
+            tap: Tap::new(),
         };
         agent.resume_budgets();
         agent.gateway.set_problems(now_us, agent.problems.clone());
@@ -247,10 +258,19 @@ impl Agent {
         source: &mut S,
     ) -> Result<(), RunError> {
         let now_us = self.clock.now_us();
+        let wall_us = source.has_wall_times().then(clock::wall_us);
         let mut event = event;
         for turn in 1.. {
             match event? {
-                SourceEvent::Frame(frame) => self.gateway.handle_frame(now_us, &frame),
+                SourceEvent::Frame(mut frame) => {
+                    if let Some(wall_us) = wall_us {
+                        let age_us = wall_us.saturating_sub(frame.timestamp_us).clamp(0, FRAME_AGE_US_MAX);
+                        frame.timestamp_us = now_us - age_us;
+                    }
+                    self.gateway.handle_frame(now_us, &frame);
+                }
+                SourceEvent::Voltage(bus, volts) => self.gateway.handle_voltage(now_us, bus, volts),
+                SourceEvent::RequestEnd(bus) => self.gateway.handle_request_end(now_us, bus),
                 SourceEvent::End => {
                     self.source_ended = true;
                     info!("source has ended, sending what is left");
@@ -261,6 +281,7 @@ impl Agent {
                 }
             }
             self.take_outputs();
+            self.transmit(source);
             if turn == FRAMES_PER_TURN_MAX || !self.takes_frames() {
                 break;
             }
@@ -270,6 +291,10 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    fn transmit(&mut self, source: &mut impl FrameSource) {
+        self.transmissions.drain(..).for_each(|transmission| source.transmit(transmission));
     }
 
     fn handle_timeout(&mut self) {
@@ -386,6 +411,7 @@ impl Agent {
     /// Outputs to the spool, the spool to the disk, what is on disk to the connection.
     fn carry_out(&mut self) {
         let now_us = self.clock.now_us();
+        self.gateway.set_tap(self.tap.is_watched());
         self.take_outputs();
         self.spool.handle_timeout(now_us);
         self.report_drops(now_us);
@@ -404,6 +430,18 @@ impl Agent {
                 Output::Envelope { key, bytes, samples, closes, .. } => (key, bytes, samples, closes),
                 Output::Chunk { batch, record, samples } => {
                     self.spool.push_chunk(batch, record, samples);
+                    continue;
+                }
+                Output::Request { bus, id, payload } => {
+                    self.transmissions.push(Transmission::Request { bus, id, payload });
+                    continue;
+                }
+                Output::FlowControl(frame) => {
+                    self.transmissions.push(Transmission::Frame(frame));
+                    continue;
+                }
+                Output::Tapped { time_us, row } => {
+                    self.tap.put(self.gateway.decoder(), time_us, &row);
                     continue;
                 }
             };

@@ -57,16 +57,56 @@ pub struct Connection {
 }
 
 /// A source of frames.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Source {
     /// What it is.
     pub name: String,
-    /// `running`, `waiting for the disk` or `ended`.
+    /// The name of its bus; empty for a recording, which may have several.
+    pub bus: String,
+    /// Of a recording `running`, `waiting for the disk` or `ended`; else `opening`, `up`, or `down:` and why.
     pub state: String,
     /// Frames taken.
     pub frames: u64,
-    /// Damaged lines of a recording.
+    /// Damaged lines or frames.
     pub lines_damaged: u64,
+    /// Frames lost before they were taken: in the kernel's buffer, or in the adapter.
+    pub dropped: u64,
+    /// Error frames of the bus.
+    pub error_frames: u64,
+    /// Requests and frames that could not be sent.
+    pub sends_dropped: u64,
+    /// Times that it was opened again.
+    pub reopened: u64,
+    /// Whether the vehicle is asked, and why not; `None` where nothing is to be asked.
+    pub polling: Option<String>,
+    /// CAN ids of the ECUs that have answered.
+    pub ecus: Vec<String>,
+    /// Frames sent to the bus.
+    pub frames_sent: u64,
+}
+
+impl Source {
+    fn lines(&self) -> Vec<(&'static str, String)> {
+        let Self { name, state, frames, lines_damaged, .. } = self;
+        let mut text = format!("{name}, {state}, {frames} frames, {lines_damaged} damaged lines");
+        for (count, what) in [
+            (self.dropped, "lost before they were taken"),
+            (self.error_frames, "error frames"),
+            (self.sends_dropped, "not sent"),
+            (self.reopened, "times opened again"),
+        ] {
+            if count > 0 {
+                let _ = write!(text, ", {count} {what}");
+            }
+        }
+        let mut lines = vec![("source", text)];
+        if let Some(polling) = &self.polling {
+            let ecus = if self.ecus.is_empty() { "no ECU yet".to_owned() } else { self.ecus.join(", ") };
+            lines.push(("", format!("{polling}; {ecus}; {} frames sent", self.frames_sent)));
+        }
+        lines
+    }
 }
 
 /// The spool.
@@ -187,9 +227,7 @@ impl Status {
                 format!("{broker}, {state}, {connections} connections, {in_flight} envelopes in flight"),
             ),
         ];
-        lines.extend(self.sources.iter().map(|Source { name, state, frames, lines_damaged }| {
-            ("source", format!("{name}, {state}, {frames} frames, {lines_damaged} damaged lines"))
-        }));
+        lines.extend(self.sources.iter().flat_map(Source::lines));
         lines
     }
 

@@ -221,6 +221,7 @@ fn config(dir: &Path, port: u16) -> AgentConfig {
         campaign_key: None,
         takes_cloud_campaigns: true,
         metrics: None,
+        polls: Vec::new(),
         follows_wall_clock: true,
     }
 }

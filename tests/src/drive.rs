@@ -65,6 +65,7 @@ impl VirtualVehicle {
             campaign_key: None,
             takes_cloud_campaigns: true,
             metrics: None,
+            polls: Vec::new(),
             follows_wall_clock: true,
         })
     }

@@ -259,11 +259,13 @@ impl<'a> Loader<'a> {
         for (_, table) in
             self.tables.iter_mut().enumerate().filter(|(at, _)| own.is_none_or(|own| own == *at))
         {
-            let answers = table.answers.entry(command.answers_on).or_default();
-            answers.has_address |= command.has_address;
-            if answers.list.iter().all(|answer| answer.head != command.head) {
-                answers.list.push(Answer { head: command.head.clone(), message });
-                found = true;
+            for id in &command.answers_on {
+                let answers = table.answers.entry(*id).or_default();
+                answers.has_address |= command.has_address;
+                if answers.list.iter().all(|answer| answer.head != command.head) {
+                    answers.list.push(Answer { head: command.head.clone(), message });
+                    found = true;
+                }
             }
         }
         found

@@ -50,7 +50,7 @@ impl RawValue {
 }
 
 /// The signals of one frame, in the order of the DBC; made once and filled again and again.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Row {
     pub(crate) signals: Vec<SignalIndex>,
     pub(crate) values: Vec<RawValue>,

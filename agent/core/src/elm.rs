@@ -185,6 +185,11 @@ impl ElmSession {
         self.counters
     }
 
+    /// Was it set up?
+    pub fn is_set_up(&self) -> bool {
+        !matches!(self.state, State::Waiting(Command::Setup(_)) | State::Interrupted { .. } | State::Hung)
+    }
+
     /// Can it be asked?
     pub fn is_ready(&self) -> bool {
         self.state == State::Idle && self.request.is_none() && self.options.mode == ElmMode::Requests
@@ -249,7 +254,9 @@ impl ElmSession {
         }
         match self.state {
             State::Idle if self.request.is_some() => self.send_request(now_us),
-            State::Idle if self.options.mode == ElmMode::Monitor => self.send(now_us, Command::Monitor, "ATMA"),
+            State::Idle if self.options.mode == ElmMode::Monitor => {
+                self.send(now_us, Command::Monitor, "ATMA")
+            }
             State::Idle => {
                 self.voltage_due_us = now_us.saturating_add(VOLTAGE_INTERVAL_US);
                 self.send(now_us, Command::Voltage, "ATRV");
@@ -486,7 +493,9 @@ impl ElmSession {
             }
             State::Waiting(Command::Request) => self.handle_answered(now_us),
             State::Waiting(Command::Voltage | Command::Monitor) => self.state = State::Idle,
-            State::Interrupted { since_us, .. } => self.state = State::Interrupted { since_us, prompted: true },
+            State::Interrupted { since_us, .. } => {
+                self.state = State::Interrupted { since_us, prompted: true }
+            }
             State::Idle | State::Hung => {}
         }
     }

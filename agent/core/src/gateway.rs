@@ -8,9 +8,9 @@ use convoy_protocol::desired::{DesiredError, DesiredState};
 use convoy_protocol::downlink::Down;
 use convoy_protocol::dtc::DtcRecord;
 use convoy_protocol::envelope::{EnvelopeWriter, Header, SECTION_BYTES_MAX, SectionKind};
-use convoy_protocol::frame::CanFrame;
+use convoy_protocol::frame::{BusIndex, CanFrame, CanId};
 use convoy_protocol::id::{BootId, CampaignId, EnvelopeKey, Lane, VehicleId};
-use convoy_protocol::manifest::Manifest;
+use convoy_protocol::manifest::{Manifest, SignalIndex};
 use convoy_protocol::report::{Refusal, Report};
 use convoy_protocol::time::ClockQuality;
 
@@ -24,8 +24,10 @@ use crate::journal::{BatchId, ChunkHeader, Recovered, chunk_record};
 use crate::latest::Latest;
 use crate::listen::{IsoTpIds, Listener, Message};
 use crate::obd::Stage;
+use crate::poll::{PollOptions, Poller};
 use crate::vin::Vin;
 
+mod asking;
 mod counters;
 mod outbox;
 
@@ -89,6 +91,8 @@ pub struct GatewayConfig {
     /// A sample is put into the journal this long after it was taken, microseconds, unless its batch was closed
     /// before; `None`: open batches are not journalled.
     pub journal_after_us: Option<i64>,
+    /// What to ask, on each bus at most once. Empty: nothing is ever sent to a bus.
+    pub polls: Vec<PollOptions>,
 }
 
 impl GatewayConfig {
@@ -109,12 +113,13 @@ impl GatewayConfig {
             monotonic_offset_us: 0,
             frame_times: FrameTimes::Live,
             journal_after_us: None,
+            polls: Vec::new(),
         }
     }
 }
 
 /// Something for the shell to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Output {
     /// Put this envelope into the spool; the numbers of a lane come in order, without a hole.
     Envelope {
@@ -137,6 +142,24 @@ pub enum Output {
         record: Vec<u8>,
         /// Samples in it.
         samples: u32,
+    },
+    /// Ask the vehicle: send this as a single frame of ISO-TP, or as a request of an adapter that does that itself.
+    Request {
+        /// The bus.
+        bus: BusIndex,
+        /// Whom to ask.
+        id: CanId,
+        /// Service and parameters, 1 to 7 bytes.
+        payload: Vec<u8>,
+    },
+    /// Send this frame, which lets an ECU go on with its answer. It may not wait.
+    FlowControl(CanFrame),
+    /// What a frame or message said, for whoever watches, see [`Gateway::set_tap`].
+    Tapped {
+        /// When it was received, microseconds since the Unix epoch, UTC.
+        time_us: i64,
+        /// Its signals.
+        row: Row,
     },
 }
 
@@ -170,6 +193,12 @@ pub struct Gateway {
     closed: Vec<ClosedBatch>,
     listener: Listener,
     faults: FaultTracker,
+    pollers: Vec<Poller>,
+    /// When they were asked last.
+    polled_us: i64,
+    /// The signal that tells the voltage at the vehicle's socket, where there is one.
+    voltage: Option<SignalIndex>,
+    is_tapped: bool,
     vin: VinCheck,
     outbox: Outbox,
     batches: u64,
@@ -196,6 +225,9 @@ impl Gateway {
         };
         let recovered = std::mem::take(&mut config.recovered);
         let desired = config.desired.take();
+        let polls = std::mem::take(&mut config.polls);
+        let pollers = polls.into_iter().map(|poll| Poller::new(poll, now_us)).collect();
+        let voltage = asking::voltage_signal(decoder.manifest());
         let mut gateway = Self {
             campaigns: Campaigns::default(),
             desired: desired.as_ref().map(|desired| desired.version),
@@ -210,6 +242,10 @@ impl Gateway {
             closed: Vec::new(),
             listener: Listener::new(IsoTpIds::Known),
             faults: FaultTracker::new(),
+            pollers,
+            polled_us: now_us,
+            voltage,
+            is_tapped: false,
             vin: VinCheck::NotSeen,
             batches: 0,
             journal_due_us: None,
@@ -248,6 +284,9 @@ impl Gateway {
         self.counters.frames += 1;
         let outcome = self.decoder.decode(frame, &mut self.row);
         self.collect(now_us, frame.timestamp_us, outcome);
+        if !self.pollers.is_empty() {
+            self.pollers_on(frame.bus).for_each(|poller| poller.handle_frame(now_us, frame));
+        }
         if let Some(diagnosis) = diagnosis::of_frame(frame) {
             self.diagnose(now_us, frame.timestamp_us, diagnosis);
         }
@@ -260,7 +299,13 @@ impl Gateway {
             if let Some(diagnosis) = diagnosis::of_message(&message) {
                 self.diagnose(now_us, frame.timestamp_us, diagnosis);
             }
+            if let Message::IsoTp(answer) = &message {
+                self.pollers_on(frame.bus).for_each(|poller| poller.handle_message(now_us, answer));
+            }
             self.listener.recycle(message);
+        }
+        if !self.pollers.is_empty() {
+            self.ask(now_us);
         }
     }
 
@@ -366,6 +411,7 @@ impl Gateway {
         if self.report_due_us <= now_us {
             self.report(now_us);
         }
+        self.ask(now_us);
     }
 
     /// Closes all batches.
@@ -390,7 +436,8 @@ impl Gateway {
         let batches =
             self.campaigns.collectors().filter_map(|collector| collector.deadline_us(correction_us));
         let own = [self.journal_due_us, self.snapshot_due_us, Some(self.report_due_us)];
-        batches.chain(own.into_iter().flatten()).min()
+        let polls = self.pollers.iter().filter_map(|poller| poller.poll_timeout(self.polled_us));
+        batches.chain(own.into_iter().flatten()).chain(polls).min()
     }
 
     /// Samples in open batches.
@@ -480,7 +527,14 @@ impl Gateway {
         }
         self.counters.not_available += u64::from(self.row.not_available());
         self.latest.handle_row(time_us, &self.row);
+        if !self.pollers.is_empty() && let Some(voltage) = self.voltage {
+            self.hear_voltage(voltage);
+        }
         let now = self.now(now_us);
+        if self.is_tapped {
+            let time_us = time_us.saturating_add(self.outbox.clock.frame_correction_us());
+            self.outbox.push(Output::Tapped { time_us, row: self.row.clone() });
+        }
         let mut taken_in_all = 0;
         for at in 0..self.campaigns.len() {
             let Some(collector) = self.campaigns.collector_mut(at) else { continue };

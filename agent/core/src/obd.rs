@@ -1,8 +1,46 @@
 //! OBD-II answers (SAE J1979 / ISO 15031-5) that the gateway itself reads: VIN, trouble codes and freeze frames.
 
 use convoy_protocol::frame::CanId;
+use serde_json::{Value, json};
 
 use crate::vin::Vin;
+
+/// The parameters of service 01 that ship with the agent.
+const PIDS: &str = include_str!("obd_pids.csv");
+/// Who is asked and who answers, with 11 and 29 bits: engine, transmission, and two more.
+const ECUS: [(&str, &str, Option<&str>); 4] =
+    [("7E0", "7E8", Some("18DAF110")), ("7E1", "7E9", Some("18DAF118")), ("7E2", "7EA", None), ("7E3", "7EB", None)];
+
+/// The parameters of service 01 as a signal set ([`crate::signal_set`]), for vehicles that no file describes.
+pub fn signal_set() -> Vec<u8> {
+    let rows: Vec<Vec<&str>> = PIDS
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| line.split(',').map(str::trim).collect())
+        .collect();
+    let command = |(hdr, rax, also): (&str, &str, Option<&str>), pid: &str| {
+        let signals: Vec<Value> = rows.iter().filter(|row| row[0] == pid).map(|row| signal(row)).collect();
+        let also: Vec<&str> = also.into_iter().collect();
+        json!({ "hdr": hdr, "rax": rax, "also": also, "cmd": { "01": pid }, "signals": signals })
+    };
+    let mut pids: Vec<&str> = rows.iter().map(|row| row[0]).collect();
+    pids.dedup();
+    let commands: Vec<Value> =
+        ECUS.iter().flat_map(|ecu| pids.iter().map(|pid| command(*ecu, pid))).collect();
+    json!({ "commands": commands }).to_string().into_bytes()
+}
+
+fn signal(row: &[&str]) -> Value {
+    let &[_, name, first, bits, signed, mul, div, add, unit] = row else {
+        unreachable!("the table beside this file is tested");
+    };
+    let number = |text: &str| text.parse::<f64>().unwrap_or(0.0);
+    let (first, bits) = (number(first) as u64, number(bits) as u64);
+    json!({ "id": name, "fmt": {
+        "bix": first, "len": bits, "sign": signed == "s", "mul": number(mul), "div": number(div), "add": number(add),
+        "min": f64::MIN, "unit": unit,
+    }})
+}
 
 /// A response that the gateway understands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

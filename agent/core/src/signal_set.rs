@@ -32,6 +32,9 @@ struct SetFile {
 struct CommandFile {
     hdr: String,
     rax: Option<String>,
+    /// Not of OBDb: ids on which the same comes.
+    #[serde(default)]
+    also: Vec<String>,
     eax: Option<String>,
     cmd: BTreeMap<String, String>,
     #[serde(default)]
@@ -70,7 +73,7 @@ struct FormatFile {
 pub(crate) struct Command {
     /// `7EC_220101`: who answers, service and identifier.
     pub(crate) name: String,
-    pub(crate) answers_on: CanId,
+    pub(crate) answers_on: Vec<CanId>,
     pub(crate) has_address: bool,
     /// What an answer begins with.
     pub(crate) head: Vec<u8>,
@@ -130,7 +133,7 @@ fn command(file: &CommandFile) -> Result<Command, String> {
     let size = ends.max().unwrap_or(0).div_ceil(8);
     Ok(Command {
         name: format!("{rax}_{service}{identifier}"),
-        answers_on,
+        answers_on: std::iter::once(Ok(answers_on)).chain(file.also.iter().map(|id| can_id(id))).collect::<Result<_, _>>()?,
         has_address: file.eax.is_some(),
         head,
         size: usize::try_from(size).unwrap_or(usize::MAX),
@@ -240,12 +243,12 @@ mod tests {
             )
         };
         let command = parse(&text("7E0", r#""rax":"7E8","#)).unwrap().remove(0);
-        assert_eq!((command.name.as_str(), command.answers_on), ("7E8_22F190", CanId::Standard(0x7E8)));
+        assert_eq!((command.name.as_str(), &command.answers_on[..]), ("7E8_22F190", &[CanId::Standard(0x7E8)][..]));
         assert_eq!(
             (command.head.as_slice(), command.size, command.has_address),
             (&[0x62, 0xF1, 0x90][..], 3, false)
         );
-        let answers_on = |hdr, rest| parse(&text(hdr, rest)).unwrap()[0].answers_on;
+        let answers_on = |hdr, rest| parse(&text(hdr, rest)).unwrap()[0].answers_on[0];
         assert_eq!(answers_on("7D4", ""), CanId::Standard(0x7DC));
         assert_eq!(answers_on("DA10F1", ""), CanId::Extended(0x18DA_F110));
         assert_eq!(answers_on("18DA10F1", r#""rax":"18DAF110","#), CanId::Extended(0x18DA_F110));

@@ -31,7 +31,8 @@ pub struct Bitrate(u32);
 
 impl Bitrate {
     /// All of them, bit/s; the code of each is its place.
-    pub const ALL: [u32; 9] = [10_000, 20_000, 50_000, 100_000, 125_000, 250_000, 500_000, 800_000, 1_000_000];
+    pub const ALL: [u32; 9] =
+        [10_000, 20_000, 50_000, 100_000, 125_000, 250_000, 500_000, 800_000, 1_000_000];
 
     /// `None` for a rate without a code.
     pub fn new(bits_per_s: u32) -> Option<Self> {
@@ -319,7 +320,7 @@ pub fn encode(frame: &CanFrame, out: &mut Vec<u8>) {
         CanId::Extended(id) => format!("{letter}{id:08X}{code:X}"),
     };
     out.extend_from_slice(id.as_bytes());
-    let filling = std::iter::repeat(&0).take(FD_LENGTHS[code].saturating_sub(data.len()));
+    let filling = std::iter::repeat_n(&0, FD_LENGTHS[code].saturating_sub(data.len()));
     for byte in data.iter().chain(filling) {
         out.extend_from_slice(format!("{byte:02X}").as_bytes());
     }
@@ -400,8 +401,10 @@ mod tests {
 
     #[test]
     fn adapter_that_stops_answering_is_hung_and_one_that_never_did_is_left_alone() {
-        let mut session = SlcanSession::new(SlcanOptions { bitrate: None, listen_only: false }, BusIndex(0), 0);
-        let mut silent = SlcanSession::new(SlcanOptions { bitrate: None, listen_only: false }, BusIndex(0), 0);
+        let mut session =
+            SlcanSession::new(SlcanOptions { bitrate: None, listen_only: false }, BusIndex(0), 0);
+        let mut silent =
+            SlcanSession::new(SlcanOptions { bitrate: None, listen_only: false }, BusIndex(0), 0);
         for now_us in (0..1_000_000).step_by(100_000) {
             session.handle_timeout(now_us);
             silent.handle_timeout(now_us);

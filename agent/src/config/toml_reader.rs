@@ -197,6 +197,11 @@ impl<'i> Section<'i> {
         self.section(key, faults).unwrap_or(empty)
     }
 
+    /// Is it an array, as sections [[key]] are?
+    pub(super) fn holds_array(&self, key: &str) -> bool {
+        self.table.get(key).is_some_and(|value| value.get_ref().is_array())
+    }
+
     /// The tables of an array of tables.
     pub(super) fn sections(&mut self, key: &'static str, faults: &mut Faults<'_>) -> Vec<Section<'i>> {
         let Some(found) = self.take(key) else { return Vec::new() };

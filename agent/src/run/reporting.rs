@@ -90,6 +90,39 @@ impl Agent {
         }
     }
 
+    fn sources(&self, source: &impl FrameSource, state: &str) -> Vec<Source> {
+        let links = source.links();
+        if links.is_empty() {
+            return vec![Source {
+                name: source.describe(),
+                state: state.into(),
+                frames: self.gateway.counters().frames,
+                lines_damaged: source.line_counts().damaged,
+                ..Source::default()
+            }];
+        }
+        let now_us = self.clock.now_us();
+        let polled = |at: usize| self.gateway.pollers().iter().find(|poller| usize::from(poller.bus().0) == at);
+        links
+            .into_iter()
+            .enumerate()
+            .map(|(at, link)| Source {
+                name: link.name,
+                bus: link.bus,
+                state: link.state,
+                frames: link.frames,
+                lines_damaged: link.malformed,
+                dropped: link.dropped,
+                error_frames: link.error_frames,
+                sends_dropped: link.sends_dropped,
+                reopened: link.reopened,
+                polling: polled(at).map(|poller| poller.state(now_us).name().to_owned()),
+                ecus: polled(at).map(|poller| poller.ecus().map(|(id, _)| id.to_string()).collect()).unwrap_or_default(),
+                frames_sent: polled(at).map_or(0, |poller| poller.counters().frames_sent),
+            })
+            .collect()
+    }
+
     /// How the agent does.
     pub(super) fn status(&self, source: &impl FrameSource) -> Status {
         let now_us = self.clock.now_us();
@@ -116,12 +149,7 @@ impl Agent {
                 connections: load(&self.metrics.connections),
                 in_flight: self.window.in_flight() as u64,
             },
-            sources: vec![Source {
-                name: source.describe(),
-                state: state.into(),
-                frames: counters.frames,
-                lines_damaged: source.line_counts().damaged,
-            }],
+            sources: self.sources(source, state),
             spool: SpoolStatus {
                 writable: !self.spool.is_in_trouble() && self.problems.is_empty(),
                 bytes: self.spool.bytes(),

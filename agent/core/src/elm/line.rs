@@ -80,22 +80,20 @@ pub(super) enum Line {
 /// Takes a line apart. `expects` is what a positive answer to the request begins with, by which lines without a head are
 /// known.
 pub(super) fn parse(line: &str, dialect: Dialect, expects: &[u8]) -> Line {
-    let text: String =
-        line.chars().filter(|char| !char.is_whitespace() && *char != '\0').collect::<String>().to_ascii_uppercase();
-    let text = after_progress(&text);
-    match text {
-        Err(notice) => return Line::Notice(notice),
-        Ok("") => return Line::Nothing,
-        Ok(text) => {
-            if let Some(notice) = notice(text) {
-                return Line::Notice(notice);
-            }
+    let text: String = line
+        .chars()
+        .filter(|char| !char.is_whitespace() && *char != '\0')
+        .collect::<String>()
+        .to_ascii_uppercase();
+    match after_progress(&text) {
+        Err(notice) => Line::Notice(notice),
+        Ok("") => Line::Nothing,
+        Ok(text) => match notice(text) {
+            Some(notice) => Line::Notice(notice),
             // `<` marks a line that the adapter itself found damaged.
-            if text.contains('<') {
-                return Line::Notice(Notice::Data);
-            }
-            data(text, dialect, expects)
-        }
+            None if text.contains('<') => Line::Notice(Notice::Data),
+            None => data(text, dialect, expects),
+        },
     }
 }
 
@@ -212,7 +210,9 @@ mod tests {
     #[test]
     fn frames_are_read_with_and_without_spaces_and_behind_progress() {
         let frame = Line::Frame(CanId::Standard(0x7E8), vec![4, 0x41, 0x0C, 0x1A, 0xF8]);
-        for line in ["7E8 04 41 0C 1A F8 ", "7E804410C1AF8", "SEARCHING...7E8 04 41 0C 1A F8", "\07E8 0441\00C1AF8"] {
+        for line in
+            ["7E8 04 41 0C 1A F8 ", "7E804410C1AF8", "SEARCHING...7E8 04 41 0C 1A F8", "\x007E8 0441\x000C1AF8"]
+        {
             assert_eq!(parsed(line), frame, "{line:?}");
         }
         let wide = Line::Frame(CanId::Extended(0x18DA_F110), vec![3, 0x41, 0x0D, 0]);
@@ -257,7 +257,9 @@ mod tests {
 
     #[test]
     fn what_lost_a_digit_is_malformed() {
-        for line in ["7E8 04 41 0C 1A F", "7E8", "7E8 04 41 0C 1A F8 00 00 00 00", "FFF 01 02", "1:5", "20:41"] {
+        for line in
+            ["7E8 04 41 0C 1A F", "7E8", "7E8 04 41 0C 1A F8 00 00 00 00", "FFF 01 02", "1:5", "20:41"]
+        {
             let line = parse(line, Dialect::Can11, &[]);
             assert!(matches!(line, Line::Malformed | Line::Length(_)), "{line:?}");
         }

@@ -86,6 +86,11 @@ impl Outbox {
         self.outputs.pop_front()
     }
 
+    /// Something that is no envelope.
+    pub(crate) fn push(&mut self, output: Output) {
+        self.outputs.push_back(output);
+    }
+
     pub(crate) fn push_chunk(&mut self, batch: BatchId, record: Vec<u8>, samples: u32) {
         self.outputs.push_back(Output::Chunk { batch, record, samples });
     }

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use convoy_agent_core::dbc::{self, DbcSource};
 use convoy_agent_core::decoder::{Decoder, Row};
 use convoy_agent_core::isotp::IsoTpAssembler;
 use convoy_agent_core::listen::{IsoTpIds, Listener, Message};
+use convoy_agent_core::obd;
+use convoy_agent_core::vss::VssMap;
 use convoy_protocol::frame::{BusIndex, CanFrame, CanId};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::recording::{Statistics, bytes_of_hex, data, decoder, parse_candump, unzip};
+use crate::recording::{OBD_DBC, Statistics, bytes_of_hex, data, decoder, parse_candump, unzip};
 
 /// Diagnostic ids of these cars: requests and answers.
 const IDS: [u16; 8] = [0x7A0, 0x7A8, 0x7B3, 0x7BB, 0x7DF, 0x7E4, 0x7EC, 0x7E8];
@@ -190,4 +193,47 @@ fn every_reproducible_value_of_the_ioniq_5_comes_out_of_its_frames() {
     assert_eq!(wrong, [""; 0]);
     // Of 20,901 values in 1,270 cases; 88 cases have no whole answer, as an independent reader of the lines found too.
     assert_eq!((equal, without_answer), (19_436, 88));
+}
+
+#[test]
+fn parameters_that_ship_with_the_agent_equal_the_independent_dbc() {
+    let source = DbcSource { name: "obd".into(), bytes: obd::signal_set(), bus: None };
+    let (ours, warnings) = dbc::load(&[source], &VssMap::builtin()).unwrap();
+    assert_eq!(warnings, []);
+    let theirs = decoder(&[("obd2.dbc", OBD_DBC, None)]);
+    let (mut row, mut compared) = (Row::new(), 0);
+    for pid in 0..=0xFFu8 {
+        for seed in 0..16u8 {
+            let bytes: Vec<u8> = (0..4u8).map(|at| seed.wrapping_mul(73).wrapping_add(at * 59).wrapping_add(pid)).collect();
+            let message = [&[6, 0x41, pid][..], &bytes].concat();
+            let frame = CanFrame::new(0, BusIndex(0), CanId::Standard(0x7E8), &[&message[..], &[0]].concat()).unwrap();
+            let mut expected = Vec::new();
+            if theirs.decode(&frame, &mut row).has_row() {
+                expected = values_of(&theirs, &row).into_iter().map(|(_, value)| value).collect();
+            }
+            let _ = ours.decode_isotp(BusIndex(0), CanId::Standard(0x7E8), &message, &mut row);
+            for (name, value) in values_of(&ours, &row) {
+                // One oracle divides by 65,535, the standard by 65,536; pressures are in Pa here and in kPa there.
+                let is_equal = |other: &f64| {
+                    [1.0, 1e3].iter().any(|unit| (value - other * unit).abs() <= 2e-5 * value.abs().max(1e-9))
+                };
+                assert!(expected.iter().any(is_equal), "{name} of {pid:02X}: {value} is not among {expected:?}");
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared >= 58 * 16, "{compared}");
+    // The same signals come with 29 bits.
+    let wide = CanId::Extended(0x18DA_F110);
+    let _ = ours.decode_isotp(BusIndex(0), wide, &[4, 0x41, 0x0C, 0x1A, 0xF8], &mut row);
+    let def = ours.manifest().signal(row.signals()[0]).unwrap();
+    assert_eq!((def.path.as_str(), values_of(&ours, &row)[0].1), ("Vehicle.Powertrain.CombustionEngine.Speed", 1726.0));
+}
+
+fn values_of(decoder: &Decoder, row: &Row) -> Vec<(String, f64)> {
+    let value = |(signal, value): (_, convoy_agent_core::decoder::RawValue)| {
+        let def = decoder.manifest().signal(signal).unwrap();
+        (def.name.clone(), value.physical(def))
+    };
+    row.iter().map(value).collect()
 }

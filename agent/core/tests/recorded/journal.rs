@@ -32,6 +32,7 @@ fn records(gateway: &mut Gateway, log: &mut Vec<Vec<u8>>) {
             }
             Output::Chunk { record, .. } => log.push(record),
             Output::Envelope { .. } => {}
+            Output::Request { .. } | Output::FlowControl(_) | Output::Tapped { .. } => panic!("nothing was to be asked"),
         }
     }
 }

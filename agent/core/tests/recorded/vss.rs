@@ -28,6 +28,8 @@ fn every_mapped_signal_exists_in_its_dbc() {
         ("j1939.dbc", J1939_DBC, None),
         ("obd2.dbc", OBD_DBC, Some(1)),
         ("gps.dbc", GPS_DBC, Some(2)),
+        ("obd.json", &convoy_agent_core::obd::signal_set(), Some(3)),
+        ("gnss.dbc", convoy_agent_core::nmea::GNSS_DBC.as_bytes(), Some(4)),
     ]);
     let manifest = decoder.manifest();
     let names: std::collections::BTreeSet<String> =

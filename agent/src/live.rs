@@ -1,0 +1,171 @@
+//! Sources that are there now: adapters and receivers on serial lines, sockets of the kernel. Several at once, each of which
+//! connects again by itself and says how it does.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use convoy_agent_core::gateway::FrameTimes;
+use convoy_agent_core::poll::PollOptions;
+use convoy_protocol::frame::{BusIndex, CanFrame, CanId};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::source::{FrameSource, LinkStatus, SourceError, SourceEvent, Transmission};
+
+mod serial;
+mod url;
+
+pub use url::{GnssLine, LiveUrl, SerialLine};
+
+/// Frames that wait for the gateway at most; a source that finds no place waits, and its kernel buffer counts what it drops.
+pub const EVENTS_MAX: usize = 4_096;
+/// Requests and frames that wait for a source at most; further ones are dropped and counted.
+pub const COMMANDS_MAX: usize = 64;
+/// Shortest pause before a source is opened again.
+pub const RETRY_MIN: Duration = Duration::from_millis(250);
+/// Longest pause; each one doubles until the source has worked.
+pub const RETRY_MAX: Duration = Duration::from_secs(2);
+/// A source that worked for so long is opened again without a longer pause.
+const WORKED_AFTER: Duration = Duration::from_secs(5);
+/// A source's state while it is opened.
+pub(crate) const OPENING: &str = "opening";
+/// A source's state while it works.
+pub(crate) const UP: &str = "up";
+/// Events handed on at once.
+const EVENTS_AT_ONCE: usize = 256;
+
+/// A source and the bus that its frames are of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LiveOptions {
+    /// Where it is.
+    pub url: LiveUrl,
+    /// Name of the bus.
+    pub bus: String,
+    /// What is asked on it; `None`: nothing is ever sent.
+    pub poll: Option<PollOptions>,
+}
+
+/// How a source does, and what was logged of it last; shared with its task.
+#[derive(Debug, Default)]
+pub(crate) struct Link(Mutex<(LinkStatus, String)>);
+
+impl Link {
+    fn change(&self, change: impl FnOnce(&mut LinkStatus)) {
+        // A panic of another holder leaves numbers, which are still the best there is.
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner).0);
+    }
+
+    fn status(&self) -> LinkStatus {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+
+    /// Says what became of the source; what is new is logged, and not each try of many.
+    fn set_state(&self, state: &str) {
+        let (status, logged) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if status.state != state {
+            state.clone_into(&mut status.state);
+        }
+        if state == OPENING || logged == state {
+            return;
+        }
+        state.clone_into(logged);
+        match state {
+            UP => info!(source = %status.name, "source is up"),
+            state => warn!(source = %status.name, "source is {state}; it is opened again and again"),
+        }
+    }
+}
+
+/// What a task of a source works with.
+pub(crate) struct Port {
+    pub(crate) bus: BusIndex,
+    pub(crate) link: Arc<Link>,
+    pub(crate) events: mpsc::Sender<SourceEvent>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+}
+
+/// Something for a source to send.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Request(CanId, Vec<u8>),
+    Frame(CanFrame),
+}
+
+/// The source of an agent that has several of its own.
+pub struct LiveSources {
+    events: mpsc::Receiver<SourceEvent>,
+    ready: Vec<SourceEvent>,
+    links: Vec<Arc<Link>>,
+    commands: Vec<mpsc::Sender<Command>>,
+    buses: Vec<String>,
+    _tasks: JoinSet<()>,
+}
+
+impl LiveSources {
+    /// Opens them. What cannot be opened is tried again and again, and says so in its status.
+    pub fn open(sources: Vec<LiveOptions>) -> Self {
+        let (to_gateway, events) = mpsc::channel(EVENTS_MAX);
+        let (mut tasks, mut links, mut all_commands, mut buses) = (JoinSet::new(), Vec::new(), Vec::new(), Vec::new());
+        for (index, LiveOptions { url, bus, poll }) in (0u8..).zip(sources) {
+            let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
+            let status = LinkStatus { name: url.to_string(), bus: bus.clone(), state: OPENING.into(), ..LinkStatus::default() };
+            let link = Arc::new(Link(Mutex::new((status, String::new()))));
+            links.push(Arc::clone(&link));
+            all_commands.push(commands_in);
+            buses.push(bus);
+            let port = Port { bus: BusIndex(index), link, events: to_gateway.clone(), commands };
+            tasks.spawn(serial::serve(url, poll.is_some(), port));
+        }
+        Self { events, ready: Vec::new(), links, commands: all_commands, buses, _tasks: tasks }
+    }
+}
+
+impl FrameSource for LiveSources {
+    fn bus_names(&self) -> Vec<String> {
+        self.buses.clone()
+    }
+
+    fn frame_times(&self) -> FrameTimes {
+        FrameTimes::Live
+    }
+
+    fn has_wall_times(&self) -> bool {
+        true
+    }
+
+    fn describe(&self) -> String {
+        let names: Vec<String> = self.links.iter().map(|link| link.status().name).collect();
+        names.join(", ")
+    }
+
+    async fn recv(&mut self) -> Result<SourceEvent, SourceError> {
+        if self.ready.is_empty() {
+            self.events.recv_many(&mut self.ready, EVENTS_AT_ONCE).await;
+            self.ready.reverse();
+        }
+        match self.ready.pop() {
+            Some(event) => Ok(event),
+            // The tasks never end by themselves.
+            None => std::future::pending().await,
+        }
+    }
+
+    fn transmit(&mut self, transmission: Transmission) {
+        let (bus, command) = match transmission {
+            Transmission::Request { bus, id, payload } => (bus, Command::Request(id, payload)),
+            Transmission::Frame(frame) => (frame.bus, Command::Frame(frame)),
+        };
+        let at = usize::from(bus.0);
+        if let Some(commands) = self.commands.get(at)
+            && commands.try_send(command).is_err()
+        {
+            self.links[at].change(|status| status.sends_dropped += 1);
+        }
+    }
+
+    fn links(&self) -> Vec<LinkStatus> {
+        self.links.iter().map(|link| link.status()).collect()
+    }
+}
+
