@@ -11,9 +11,9 @@ use convoy_protocol::campaign::Campaign;
 use convoy_protocol::id::VehicleId;
 use toml::de::{DeTable, DeValue};
 
-use crate::candump::LogInput;
 use crate::causes::with_causes;
 use crate::desired::CampaignKey;
+use crate::log::LogInput;
 use crate::replay::{ReplayOptions, Speed, TimeBase};
 use crate::spool::SpoolConfig;
 use crate::uplink::tls::{self, TlsFiles};
@@ -264,7 +264,7 @@ fn replay(
     let log = section.required("log", "\"drive.log.gz\"", faults).map(|log| {
         let input = LogInput::File(dir.join(&log.value));
         if let Err(error) = input.open() {
-            log.refuse(faults, format!("cannot read {input}: {error}; name a candump log, plain or .gz"));
+            log.refuse(faults, format!("cannot read {input}: {error}; name a recording (candump, ASC, TRC, CSV or CRTD), plain or .gz"));
         }
         input
     });

@@ -113,7 +113,7 @@ impl FrameSource for Playback {
 mod tests {
     use std::time::Duration;
 
-    use convoy_agent::candump::LogInput;
+    use convoy_agent::log::LogInput;
 
     use super::*;
     use crate::route::Route;

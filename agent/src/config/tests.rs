@@ -86,7 +86,7 @@ signals = [{ pattern = 5 }, { period_ms = -1, pattern = "a", extra = true }]
             "line 11: spool.sync_ms: expected a whole number, found string",
             "line 13: source.kind = \"serial\": the only source is \"replay\", a recorded log",
             "line 14: source.log = \"missing.log\": cannot read DIR/missing.log: No such file or directory (os error 2); \
-             name a candump log, plain or .gz",
+             name a recording (candump, ASC, TRC, CSV or CRTD), plain or .gz",
             "line 15: source.speed = \"-1.0\": expected a number above 0 and up to 10000, or max",
             "line 16: source.repeat: expected true or false, found integer",
             "line 18: dbc[1].file = \"missing.dbc\": cannot read DIR/missing.dbc: No such file or directory (os error 2)",
