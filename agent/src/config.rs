@@ -12,10 +12,10 @@ use convoy_protocol::campaign::Campaign;
 use convoy_protocol::id::VehicleId;
 use toml::de::{DeTable, DeValue};
 
-use crate::candump::LogInput;
 use crate::causes::with_causes;
 use crate::desired::CampaignKey;
 use crate::live::LiveOptions;
+use crate::log::LogInput;
 use crate::replay::{ReplayOptions, Speed, TimeBase};
 use crate::spool::SpoolConfig;
 use crate::uplink::tls::{self, TlsFiles};
@@ -289,12 +289,15 @@ fn replay(
     if let Some(kind) = section.required("kind", "\"replay\"", faults)
         && kind.value != "replay"
     {
-        kind.refuse(faults, "it is \"replay\", a recorded log; adapters and buses are sections [[source]] with a url");
+        kind.refuse(
+            faults,
+            "it is \"replay\", a recorded log; adapters and buses are sections [[source]] with a url",
+        );
     }
     let log = section.required("log", "\"drive.log.gz\"", faults).map(|log| {
         let input = LogInput::File(dir.join(&log.value));
         if let Err(error) = input.open() {
-            log.refuse(faults, format!("cannot read {input}: {error}; name a candump log, plain or .gz"));
+            log.refuse(faults, format!("cannot read {input}: {error}; name a recording (candump, ASC, TRC, CSV or CRTD), plain or .gz"));
         }
         input
     });

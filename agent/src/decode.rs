@@ -25,7 +25,7 @@ use convoy_agent_core::vss::VssMap;
 use convoy_agent_core::{obd, uds};
 use convoy_protocol::frame::{CanFrame, CanId};
 
-use crate::candump::{BusTable, LineCounts, LogInput, LogReader};
+use crate::log::{BusTable, LineCounts, LogInput, LogReader};
 
 mod lines;
 mod stats;

@@ -1,15 +1,14 @@
 //! The in-vehicle agent: the shell around `convoy-agent-core`'s gateway.
 //!
 //! ```text
-//! replay -> candump -> CanFrame -> run (gateway) -> envelope -> spool (disk) -> uplink (MQTT) -> cloud
-//!                                                                  ^------ stored ------'
+//! replay -> log -> CanFrame -> run (gateway) -> envelope -> spool (disk) -> uplink (MQTT) -> cloud
+//!                                                              ^------ stored ------'
 //! ```
 //!
 //! [`run::run`] is one agent; a process may run many, each with its own spool directory. Nothing here is global, and
 //! nothing is written outside the given directories.
 #![warn(missing_docs)]
 
-pub mod candump;
 pub mod causes;
 pub mod cli;
 mod clock;
@@ -19,6 +18,7 @@ pub mod desired;
 pub mod enrol;
 pub mod identity;
 pub mod live;
+pub mod log;
 pub mod metrics;
 mod monitor;
 pub mod replay;

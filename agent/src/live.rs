@@ -106,10 +106,16 @@ impl LiveSources {
     /// Opens them. What cannot be opened is tried again and again, and says so in its status.
     pub fn open(sources: Vec<LiveOptions>) -> Self {
         let (to_gateway, events) = mpsc::channel(EVENTS_MAX);
-        let (mut tasks, mut links, mut all_commands, mut buses) = (JoinSet::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut tasks, mut links, mut all_commands, mut buses) =
+            (JoinSet::new(), Vec::new(), Vec::new(), Vec::new());
         for (index, LiveOptions { url, bus, poll }) in (0u8..).zip(sources) {
             let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
-            let status = LinkStatus { name: url.to_string(), bus: bus.clone(), state: OPENING.into(), ..LinkStatus::default() };
+            let status = LinkStatus {
+                name: url.to_string(),
+                bus: bus.clone(),
+                state: OPENING.into(),
+                ..LinkStatus::default()
+            };
             let link = Arc::new(Link(Mutex::new((status, String::new()))));
             links.push(Arc::clone(&link));
             all_commands.push(commands_in);
@@ -168,4 +174,3 @@ impl FrameSource for LiveSources {
         self.links.iter().map(|link| link.status()).collect()
     }
 }
-

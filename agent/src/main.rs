@@ -74,7 +74,7 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
-    /// Decodes a recording, plain or .gz: one JSON object a sample, trouble code or message.
+    /// Decodes a recording (candump, ASC, TRC, CSV or CRTD, plain or .gz): one JSON object a sample, trouble code or message.
     Decode {
         /// DBC file, or signal set of OBDb in JSON, for every bus; may be given several times.
         #[arg(long = "dbc", value_name = "FILE", required_unless_present_any = ["bus_dbcs", "vectors", "protocols"])]
@@ -98,7 +98,8 @@ enum Command {
         /// The folder of the DBC files that the vectors name.
         #[arg(long, value_name = "DIR", requires = "vectors")]
         dbc_dir: Option<PathBuf>,
-        /// The log.
+        /// The recording; what lies in it says which format it is: candump's, ASC (Vector), TRC 1.0 to 2.1 (PEAK), CSV (CSS
+        /// Electronics, or GVRET's from SavvyCAN), CRTD (OVMS).
         #[arg(required_unless_present = "vectors")]
         log: Option<PathBuf>,
     },

@@ -10,7 +10,7 @@ use convoy_protocol::frame::CanFrame;
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
-use crate::candump::{BusTable, LineCounts, LogInput, LogReader};
+use crate::log::{BusTable, LineCounts, LogInput, LogReader};
 use crate::source::{FrameSource, SourceError, SourceEvent};
 
 /// Greatest speed that is still paced, times the recorded one; beyond, use [`Speed::Max`].

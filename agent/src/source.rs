@@ -5,7 +5,7 @@ use std::io;
 use convoy_agent_core::gateway::FrameTimes;
 use convoy_protocol::frame::{BusIndex, CanFrame, CanId};
 
-use crate::candump::LineCounts;
+use crate::log::LineCounts;
 
 /// What a source hands out.
 #[derive(Debug, Clone, Copy, PartialEq)]

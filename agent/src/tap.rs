@@ -85,7 +85,8 @@ fn texts(decoder: &Decoder) -> Vec<(String, String)> {
     let json = |text: &str| serde_json::Value::from(text).to_string();
     let text = |signal| {
         let signal: &convoy_protocol::manifest::SignalDef = signal;
-        let (message, name, path) = (json(manifest.message_of(signal)), json(&signal.name), json(&signal.path));
+        let (message, name, path) =
+            (json(manifest.message_of(signal)), json(&signal.name), json(&signal.path));
         (
             format!("\"message\":{message},\"signal\":{name},\"path\":{path},\"value\":"),
             format!(",\"unit\":{}}}\n", json(&signal.unit)),
@@ -98,7 +99,9 @@ async fn serve(mut stream: UnixStream, mut lines: broadcast::Receiver<Arc<[u8]>>
     loop {
         let written = match lines.recv().await {
             Ok(lines) => stream.write_all(&lines).await,
-            Err(RecvError::Lagged(rows)) => stream.write_all(format!("{{\"lines_dropped\":{rows}}}\n").as_bytes()).await,
+            Err(RecvError::Lagged(rows)) => {
+                stream.write_all(format!("{{\"lines_dropped\":{rows}}}\n").as_bytes()).await
+            }
             Err(RecvError::Closed) => return,
         };
         if written.is_err() {

@@ -26,7 +26,7 @@ use convoy_agent_core::vss::VssMap;
 use convoy_protocol::frame::{BusIndex, CanId};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::candump::LogInput;
+use crate::log::LogInput;
 
 /// A line at most, bytes: a payload of a transport protocol takes 3.5 KB.
 pub const LINE_BYTES_MAX: usize = 64 * 1024;

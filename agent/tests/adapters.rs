@@ -77,14 +77,19 @@ impl Agent {
         let deadline = Instant::now() + PATIENCE;
         let (sender, lines) = channel();
         let tap = loop {
-            let mut tap = Running(convoy_agent(&["tap"], &config).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
+            let mut tap = Running(
+                convoy_agent(&["tap"], &config).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap(),
+            );
             let mut out = BufReader::new(tap.0.stdout.take().unwrap());
             // It ends at once where no agent listens yet, and else stays.
             thread::sleep(Duration::from_millis(100));
             if tap.0.try_wait().unwrap().is_none() {
                 thread::spawn(move || {
                     for line in out.by_ref().lines() {
-                        let Ok(value) = line.as_deref().map(|line| serde_json::from_str(line).unwrap()) else { return };
+                        let Ok(value) = line.as_deref().map(|line| serde_json::from_str(line).unwrap())
+                        else {
+                            return;
+                        };
                         if sender.send((Instant::now(), value)).is_err() {
                             return;
                         }
@@ -134,7 +139,8 @@ impl Agent {
     }
 
     fn status(&self) -> Value {
-        let output = convoy_agent(&["status", "--json"], &self.dir.path().join("agent.toml")).output().unwrap();
+        let output =
+            convoy_agent(&["status", "--json"], &self.dir.path().join("agent.toml")).output().unwrap();
         serde_json::from_slice(&output.stdout).unwrap()
     }
 }
@@ -168,12 +174,17 @@ fn adapters_and_their_imitations_are_read_alike() {
     for habits in imitations {
         let (pty, agent) = with_elm(habits, &[]);
         let values = agent.values(&["EngineSpeed", "VehicleSpeed", "FuelLevel"]);
-        let expected = [("EngineSpeed", 1_500.0), ("FuelLevel", 128.0 * 100.0 / 255.0), ("VehicleSpeed", 50.0)];
+        let expected =
+            [("EngineSpeed", 1_500.0), ("FuelLevel", 128.0 * 100.0 / 255.0), ("VehicleSpeed", 50.0)];
         for ((name, value), (expected_name, expected)) in values.iter().zip(expected) {
             assert!(name == expected_name && (value - expected).abs() < 1e-9, "{habits:?}: {values:?}");
         }
         let source = &agent.status()["sources"][0];
-        assert_eq!((source["state"].as_str(), source["polling"].as_str()), (Some("up"), Some("asking")), "{source}");
+        assert_eq!(
+            (source["state"].as_str(), source["polling"].as_str()),
+            (Some("up"), Some("asking")),
+            "{source}"
+        );
         let ecus = if habits.is_headless { 1 } else { 2 };
         assert_eq!(source["ecus"].as_array().unwrap().len(), ecus, "{habits:?}: {source}");
         assert!(pty.adapter.lock().unwrap().asked.starts_with(&["0100".into(), "0120".into()]), "{habits:?}");

@@ -235,7 +235,9 @@ impl World {
                     spool.push(SpoolEnvelope { key, bytes, samples, closes });
                 }
                 Output::Chunk { batch, record, samples } => spool.push_chunk(batch, record, samples),
-                Output::Request { .. } | Output::FlowControl(_) | Output::Tapped { .. } => panic!("nothing was to be asked"),
+                Output::Request { .. } | Output::FlowControl(_) | Output::Tapped { .. } => {
+                    panic!("nothing was to be asked")
+                }
             }
         }
         spool.handle_timeout(self.now_us);

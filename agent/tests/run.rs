@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use convoy_agent::candump::LogInput;
 use convoy_agent::config::{AgentConfig, DbcFile};
+use convoy_agent::log::LogInput;
 use convoy_agent::metrics::{Metrics, Summary};
 use convoy_agent::replay::{ReplayOptions, ReplaySource, Speed, TimeBase};
 use convoy_agent::run::{RunError, run};

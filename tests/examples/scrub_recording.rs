@@ -21,7 +21,7 @@ use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
-use convoy_agent::candump::LogInput;
+use convoy_agent::log::LogInput;
 use convoy_agent_core::isotp::IsoTpAssembler;
 use convoy_agent_core::j1939::{J1939Id, Pgn, TpAssembler};
 use convoy_protocol::frame::{BusIndex, CanFrame, CanId};

@@ -179,7 +179,7 @@ mod tests {
         while frames.len() < count {
             match source.recv().await.unwrap() {
                 SourceEvent::Frame(frame) => frames.push(frame),
-                SourceEvent::End => panic!("a vehicle drives on for ever"),
+                other => panic!("a vehicle drives on for ever: {other:?}"),
             }
         }
         frames

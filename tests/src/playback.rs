@@ -113,7 +113,7 @@ impl FrameSource for Playback {
 mod tests {
     use std::time::Duration;
 
-    use convoy_agent::candump::LogInput;
+    use convoy_agent::log::LogInput;
 
     use super::*;
     use crate::route::Route;
@@ -133,7 +133,7 @@ mod tests {
     async fn next(playback: &mut Playback) -> CanFrame {
         match playback.recv().await.unwrap() {
             SourceEvent::Frame(frame) => frame,
-            SourceEvent::End => panic!("a playback has no end"),
+            other => panic!("a playback has frames without end: {other:?}"),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::{Arc, LazyLock};
 
-use convoy_agent::candump::{BusTable, LineCounts, LogInput, LogReader};
+use convoy_agent::log::{BusTable, LineCounts, LogInput, LogReader};
 use convoy_protocol::frame::{BusIndex, CanFrame};
 
 use crate::vehicle::VehicleKind;
@@ -30,7 +30,7 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Reads a candump log, plain or gzip-compressed. Damaged lines are counted and left out.
+    /// Reads a recording in any format that the agent reads, plain or gzip-compressed. Damaged lines are counted and left out.
     ///
     /// # Errors
     /// A log that cannot be opened or read to its end.

@@ -527,7 +527,9 @@ impl Gateway {
         }
         self.counters.not_available += u64::from(self.row.not_available());
         self.latest.handle_row(time_us, &self.row);
-        if !self.pollers.is_empty() && let Some(voltage) = self.voltage {
+        if !self.pollers.is_empty()
+            && let Some(voltage) = self.voltage
+        {
             self.hear_voltage(voltage);
         }
         let now = self.now(now_us);

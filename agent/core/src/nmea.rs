@@ -123,7 +123,9 @@ impl NmeaReader {
                     put(ALTITUDE, &scaled_i32(f64::from(altitude), 1e2).to_le_bytes());
                 }
             }
-            Ok(_) | Err(nmea::Error::DisabledSentence | nmea::Error::Unsupported(_)) => self.counters.unused += 1,
+            Ok(_) | Err(nmea::Error::DisabledSentence | nmea::Error::Unsupported(_)) => {
+                self.counters.unused += 1
+            }
             Err(_) => self.counters.malformed += 1,
         }
     }
@@ -221,12 +223,16 @@ mod tests {
     #[test]
     fn what_a_receiver_does_not_know_is_left_out() {
         let mut reader = NmeaReader::new(BusIndex(0));
-        let none = ["GPRMC,,V,,,,,,,,,,N", "GPGGA,133605.00,,,,,0,00,99.99,,,,,,", "GPGSV,1,1,00"].map(sentence);
+        let none =
+            ["GPRMC,,V,,,,,,,,,,N", "GPGGA,133605.00,,,,,0,00,99.99,,,,,,", "GPGSV,1,1,00"].map(sentence);
         assert_eq!(values(&mut reader, &none.concat()), named(&[]));
         let counters = reader.counters();
         assert_eq!((counters.without_fix, counters.unused, counters.malformed), (2, 1, 0));
         let standing = sentence("GPRMC,225446,A,4916.45,N,12311.12,W,000.0,,191194,,,A");
-        assert_eq!(values(&mut reader, &standing).last(), Some(&("Private.GnssCourse.Speed".to_owned(), 0.0)));
+        assert_eq!(
+            values(&mut reader, &standing).last(),
+            Some(&("Private.GnssCourse.Speed".to_owned(), 0.0))
+        );
     }
 
     #[test]

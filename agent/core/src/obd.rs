@@ -8,8 +8,12 @@ use crate::vin::Vin;
 /// The parameters of service 01 that ship with the agent.
 const PIDS: &str = include_str!("obd_pids.csv");
 /// Who is asked and who answers, with 11 and 29 bits: engine, transmission, and two more.
-const ECUS: [(&str, &str, Option<&str>); 4] =
-    [("7E0", "7E8", Some("18DAF110")), ("7E1", "7E9", Some("18DAF118")), ("7E2", "7EA", None), ("7E3", "7EB", None)];
+const ECUS: [(&str, &str, Option<&str>); 4] = [
+    ("7E0", "7E8", Some("18DAF110")),
+    ("7E1", "7E9", Some("18DAF118")),
+    ("7E2", "7EA", None),
+    ("7E3", "7EB", None),
+];
 
 /// The parameters of service 01 as a signal set ([`crate::signal_set`]), for vehicles that no file describes.
 pub fn signal_set() -> Vec<u8> {

@@ -133,7 +133,9 @@ fn command(file: &CommandFile) -> Result<Command, String> {
     let size = ends.max().unwrap_or(0).div_ceil(8);
     Ok(Command {
         name: format!("{rax}_{service}{identifier}"),
-        answers_on: std::iter::once(Ok(answers_on)).chain(file.also.iter().map(|id| can_id(id))).collect::<Result<_, _>>()?,
+        answers_on: std::iter::once(Ok(answers_on))
+            .chain(file.also.iter().map(|id| can_id(id)))
+            .collect::<Result<_, _>>()?,
         has_address: file.eax.is_some(),
         head,
         size: usize::try_from(size).unwrap_or(usize::MAX),
@@ -243,7 +245,10 @@ mod tests {
             )
         };
         let command = parse(&text("7E0", r#""rax":"7E8","#)).unwrap().remove(0);
-        assert_eq!((command.name.as_str(), &command.answers_on[..]), ("7E8_22F190", &[CanId::Standard(0x7E8)][..]));
+        assert_eq!(
+            (command.name.as_str(), &command.answers_on[..]),
+            ("7E8_22F190", &[CanId::Standard(0x7E8)][..])
+        );
         assert_eq!(
             (command.head.as_slice(), command.size, command.has_address),
             (&[0x62, 0xF1, 0x90][..], 3, false)

@@ -33,7 +33,10 @@ pub(super) fn live(root: &mut Section<'_>, faults: &mut Faults<'_>) -> Vec<LiveO
         };
         let name = bus.as_ref().map_or_else(|| parsed.bus(), |bus| bus.value.clone());
         if sources.iter().any(|source| source.bus == name) {
-            url.refuse(faults, format!("there is a source for bus {name} already: give it another name with bus = \"...\""));
+            url.refuse(
+                faults,
+                format!("there is a source for bus {name} already: give it another name with bus = \"...\""),
+            );
         } else if sources.len() >= SOURCES_MAX {
             url.refuse(faults, format!("there are {SOURCES_MAX} sources already"));
         } else {
@@ -49,12 +52,17 @@ fn polls(root: &mut Section<'_>, sources: &mut [LiveOptions], faults: &mut Fault
         let bus = section.required("bus", "\"can0\"", faults);
         let at = bus.as_ref().and_then(|bus| sources.iter().position(|source| source.bus == bus.value));
         let is_elm = at.is_some_and(|at| matches!(sources[at].url, LiveUrl::Elm { .. }));
-        let options = poll(&mut section, BusIndex(u8::try_from(at.unwrap_or(0)).unwrap_or(0)), is_elm, faults);
+        let options =
+            poll(&mut section, BusIndex(u8::try_from(at.unwrap_or(0)).unwrap_or(0)), is_elm, faults);
         section.finish(faults);
         match (bus, at) {
             (Some(bus), None) => bus.refuse(faults, "there is no [[source]] with this bus"),
-            (Some(bus), Some(at)) if !sources[at].url.can_ask() => bus.refuse(faults, "nothing can be asked of a receiver"),
-            (Some(bus), Some(at)) if sources[at].poll.is_some() => bus.refuse(faults, "there is a [[poll]] for this bus already"),
+            (Some(bus), Some(at)) if !sources[at].url.can_ask() => {
+                bus.refuse(faults, "nothing can be asked of a receiver")
+            }
+            (Some(bus), Some(at)) if sources[at].poll.is_some() => {
+                bus.refuse(faults, "there is a [[poll]] for this bus already")
+            }
             (Some(_), Some(at)) => sources[at].poll = Some(options),
             (None, _) => {}
         }
@@ -66,13 +74,18 @@ fn poll(section: &mut Section<'_>, bus: BusIndex, is_elm: bool, faults: &mut Fau
     let obd_period_us = period("obd_period_ms", faults);
     let trouble_codes_period_us = period("trouble_codes_period_ms", faults);
     let frames = section.integer("frames_per_s_max", 1..=500, faults).unwrap_or(FRAMES_PER_S_MAX);
-    let quiet_after_us = us(section.integer("quiet_after_ms", 100..=600_000, faults).unwrap_or(QUIET_AFTER_MS));
+    let quiet_after_us =
+        us(section.integer("quiet_after_ms", 100..=600_000, faults).unwrap_or(QUIET_AFTER_MS));
     let voltage_min_v = section.number("voltage_min_v", faults).or(is_elm.then_some(ELM_VOLTAGE_MIN_V));
     let only_on_traffic = section.boolean("only_on_traffic", faults).unwrap_or(true);
     let requests = section.sections("requests", faults);
-    let requests = requests.into_iter().filter_map(|request| poll_request(request, faults)).collect::<Vec<_>>();
+    let requests =
+        requests.into_iter().filter_map(|request| poll_request(request, faults)).collect::<Vec<_>>();
     if requests.len() > REQUESTS_MAX {
-        faults.add(None, format!("poll.requests has {} entries, at most {REQUESTS_MAX} are allowed", requests.len()));
+        faults.add(
+            None,
+            format!("poll.requests has {} entries, at most {REQUESTS_MAX} are allowed", requests.len()),
+        );
     }
     PollOptions {
         bus,
@@ -127,8 +140,7 @@ fn read_id(text: &str) -> Option<CanId> {
 }
 
 fn read_bytes(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> =
-        text.chars().map(|digit| u8::try_from(digit.to_digit(16)?).ok()).collect();
+    let digits: Option<Vec<u8>> = text.chars().map(|digit| u8::try_from(digit.to_digit(16)?).ok()).collect();
     let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
     Some(digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }

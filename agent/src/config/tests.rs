@@ -1,4 +1,5 @@
 use convoy_protocol::campaign::Collection;
+use convoy_protocol::frame::CanId;
 
 use super::*;
 
@@ -36,7 +37,9 @@ fn defaults_are_filled_in_and_paths_count_from_the_file() {
     let dir = directory();
     fs::write(dir.path().join("agent.toml"), GOOD).unwrap();
     let overrides = Overrides { speed: Some(Speed::Max), time: Some(TimeBase::Now) };
-    let Loaded { agent, input: Input::Replay(replay) } = load(&dir.path().join("agent.toml"), overrides).unwrap() else {
+    let Loaded { agent, input: Input::Replay(replay) } =
+        load(&dir.path().join("agent.toml"), overrides).unwrap()
+    else {
         panic!("not a recording");
     };
     assert_eq!((agent.broker.host.as_str(), agent.broker.port), ("127.0.0.1", 1883));
@@ -86,9 +89,9 @@ signals = [{ pattern = 5 }, { period_ms = -1, pattern = "a", extra = true }]
             "line 9: spool.dir is missing: add dir = \"spool\"",
             "line 10: spool.bytes_max = 5: it must be from 2097152 to 1099511627776",
             "line 11: spool.sync_ms: expected a whole number, found string",
-            "line 13: source.kind = \"serial\": the only source is \"replay\", a recorded log",
+            "line 13: source.kind = \"serial\": it is \"replay\", a recorded log; adapters and buses are sections [[source]] with a url",
             "line 14: source.log = \"missing.log\": cannot read DIR/missing.log: No such file or directory (os error 2); \
-             name a candump log, plain or .gz",
+             name a recording (candump, ASC, TRC, CSV or CRTD), plain or .gz",
             "line 15: source.speed = \"-1.0\": expected a number above 0 and up to 10000, or max",
             "line 16: source.repeat: expected true or false, found integer",
             "line 18: dbc[1].file = \"missing.dbc\": cannot read DIR/missing.dbc: No such file or directory (os error 2)",
@@ -190,7 +193,58 @@ fn the_example_is_good_once_its_files_are_there_and_says_what_the_defaults_are()
     assert!(matches!(braking.collection, Collection::ConditionBased(_)) && braking.faults().is_empty());
     let explicit = explicit.unwrap_or_else(|faults| panic!("{faults:?}\n{uncommented}"));
     assert_eq!(format!("{:?}", explicit.agent.spool), format!("{:?}", loaded.agent.spool));
-    assert_eq!(format!("{:?}", explicit.input), format!("{:?}", loaded.input));
+    let (Input::Replay(explicit), Input::Replay(loaded)) = (explicit.input, loaded.input) else {
+        panic!("not recordings");
+    };
+    assert_eq!((explicit.time, explicit.repeat), (loaded.time, loaded.repeat));
+}
+
+#[test]
+fn the_example_with_adapters_is_good_and_asks_what_it_says() {
+    let dir = directory();
+    fs::write(dir.path().join("signals.dbc"), "VERSION \"\"\n").unwrap();
+    let text = include_str!("../../examples/adapters.toml");
+    let loaded = parse(text, dir.path(), Overrides::default()).unwrap_or_else(|faults| panic!("{faults:?}"));
+    let Input::Live(sources) = loaded.input else { panic!("a recording") };
+    let buses: Vec<_> = sources.iter().map(|source| source.bus.as_str()).collect();
+    assert_eq!(buses, ["obd", "can0", "gnss"]);
+    let [poll] = loaded.agent.polls.as_slice() else { panic!("{:?}", loaded.agent.polls) };
+    assert_eq!(
+        (poll.obd_period_us, poll.voltage_min_v, poll.requests.len()),
+        (Some(1_000_000), Some(13.0), 2)
+    );
+    assert_eq!(
+        (poll.requests[0].id, poll.requests[1].answers_on),
+        (CanId::Standard(0x7DF), Some(CanId::Standard(0x7EC)))
+    );
+    // The file first, then what ships with the agent.
+    let names: Vec<_> = loaded.agent.dbcs.iter().map(|dbc| dbc.name.as_str()).collect();
+    assert_eq!(names, ["signals.dbc", "OBD-II (built in)", "NMEA 0183 (built in)"]);
+}
+
+#[test]
+fn faults_of_sources_and_polls_say_what_to_do() {
+    let (before, after) = GOOD.split_once("[source]").unwrap();
+    let text = format!(
+        "{before}[[source]]\nurl = \"usb:x\"\n[[source]]\nurl = \"elm327:/dev/x\"\n[[source]]\nurl = \"slcan:/tty/x\"\n\
+         [[source]]\nurl = \"nmea:/dev/y\"\n[[poll]]\nbus = \"can7\"\n[[poll]]\nbus = \"gnss\"\n[[poll]]\nbus = \"x\"\n\
+         requests = [{{ data = \"1\" }}, {{ data = \"0100\", id = \"9999\" }}]\nframes_per_s_max = 0\n{}",
+        &after[after.find("[[dbc]]").unwrap()..]
+    );
+    let found = faults(&text);
+    let expected = [
+        "source[1].url = \"usb:x\": there is no such kind of source: write socketcan:can0",
+        "source[3].url = \"slcan:/tty/x\": there is a source for bus x already",
+        "poll[1].bus = \"can7\": there is no [[source]] with this bus",
+        "poll[2].bus = \"gnss\": nothing can be asked of a receiver",
+        "poll[3].requests[1].data = \"1\": expected 1 to 7 bytes in hex digits",
+        "poll[3].requests[2].id = \"9999\": expected a CAN id of 3 or 8 hex digits",
+        "poll[3].frames_per_s_max = 0: it must be from 1 to 500",
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for (fault, expected) in found.iter().zip(expected) {
+        assert!(fault.contains(expected), "{fault}\n{expected}");
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use convoy_protocol::frame::CanId;
 use serde::Serialize;
 
 use super::DecodeSummary;
-use crate::candump::LineCounts;
+use crate::log::LineCounts;
 
 /// Different senders, services and lengths that are counted at most; the rest is summed up as `other`.
 const KINDS_MAX: usize = 4_096;

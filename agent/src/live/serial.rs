@@ -203,7 +203,9 @@ async fn run(mut stream: Box<dyn Stream>, url: &LiveUrl, asks: bool, port: &mut 
         if session.is_up() {
             port.link.set_state(UP);
         }
-        let due = session.poll_timeout().map(|at_us| start + Duration::from_micros(u64::try_from(at_us).unwrap_or(0)));
+        let due = session
+            .poll_timeout()
+            .map(|at_us| start + Duration::from_micros(u64::try_from(at_us).unwrap_or(0)));
         let wait = async {
             match due {
                 Some(due) => sleep_until(due).await,

@@ -88,7 +88,8 @@ pub enum UrlFault {
 impl LiveUrl {
     /// The name of its bus, unless it is given another: the interface or the device, `gnss` for a receiver.
     pub fn bus(&self) -> String {
-        let of_path = |path: &Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        let of_path =
+            |path: &Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         match self {
             Self::SocketCan { interface } => interface.clone(),
             Self::Slcan { line, .. } | Self::Elm { line, .. } => of_path(&line.path),
@@ -124,16 +125,26 @@ struct Keys<'t> {
 
 impl<'t> Keys<'t> {
     fn of(query: &'t str, kind: &'static str, known: &'static str) -> Result<Self, UrlFault> {
-        let pairs: Vec<(&str, &str)> =
-            query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, ""))).collect();
+        let pairs: Vec<(&str, &str)> = query
+            .split('&')
+            .filter(|pair| !pair.is_empty())
+            .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+            .collect();
         let keys = Self { kind, known, pairs };
         match keys.pairs.iter().find(|(key, _)| !known.split(", ").any(|known| known == *key)) {
-            Some((key, _)) => Err(UrlFault::Key { key: (*key).to_owned(), kind: keys.kind, known: keys.known }),
+            Some((key, _)) => {
+                Err(UrlFault::Key { key: (*key).to_owned(), kind: keys.kind, known: keys.known })
+            }
             None => Ok(keys),
         }
     }
 
-    fn get<T>(&self, key: &str, expected: &'static str, read: impl Fn(&str) -> Option<T>) -> Result<Option<T>, UrlFault> {
+    fn get<T>(
+        &self,
+        key: &str,
+        expected: &'static str,
+        read: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, UrlFault> {
         let Some((_, value)) = self.pairs.iter().find(|(found, _)| *found == key) else { return Ok(None) };
         read(value).map(Some).ok_or_else(|| UrlFault::Value { key: key.to_owned(), expected })
     }
@@ -162,19 +173,23 @@ impl FromStr for LiveUrl {
             }
             "slcan" => {
                 let keys = Keys::of(query, "slcan", "baud, bitrate, listen_only")?;
-                let bitrate = keys.get("bitrate", "10000, 20000, 50000, 100000, 125000, 250000, 500000, 800000 or 1000000", |text| {
-                    text.parse().ok().and_then(Bitrate::new)
-                })?;
+                let bitrate = keys.get(
+                    "bitrate",
+                    "10000, 20000, 50000, 100000, 125000, 250000, 500000, 800000 or 1000000",
+                    |text| text.parse().ok().and_then(Bitrate::new),
+                )?;
                 let listen_only = keys.get("listen_only", "true or false", |text| text.parse().ok())?;
                 Ok(Self::Slcan { line: keys.serial(device, 115_200)?, bitrate, listen_only })
             }
             "elm327" | "stn" => {
                 let keys = Keys::of(query, "elm327", "baud, protocol")?;
-                let protocol = keys.get("protocol", "a digit from 0 (look for it) to C, as ATSP does", |text| {
-                    let mut chars = text.chars();
-                    let digit = chars.next().filter(|digit| digit.is_ascii_hexdigit() && *digit <= 'C')?;
-                    chars.next().is_none().then_some(digit)
-                })?;
+                let protocol =
+                    keys.get("protocol", "a digit from 0 (look for it) to C, as ATSP does", |text| {
+                        let mut chars = text.chars();
+                        let digit =
+                            chars.next().filter(|digit| digit.is_ascii_hexdigit() && *digit <= 'C')?;
+                        chars.next().is_none().then_some(digit)
+                    })?;
                 Ok(Self::Elm { line: keys.serial(device, 38_400)?, protocol: protocol.unwrap_or('0') })
             }
             "nmea" => {
@@ -205,7 +220,10 @@ mod tests {
         let line = SerialLine { path: "/dev/rfcomm0".into(), baud: 38_400 };
         assert_eq!(read("elm327:/dev/rfcomm0?protocol=6"), LiveUrl::Elm { line, protocol: '6' });
         assert_eq!(read("gpsd:localhost").to_string(), "gpsd:localhost:2947");
-        assert_eq!((read("socketcan:can0").bus(), read("nmea:/dev/ttyS0?baud=4800").bus()), ("can0".into(), "gnss".into()));
+        assert_eq!(
+            (read("socketcan:can0").bus(), read("nmea:/dev/ttyS0?baud=4800").bus()),
+            ("can0".into(), "gnss".into())
+        );
     }
 
     #[test]
@@ -214,9 +232,15 @@ mod tests {
         assert!(fault("can0").starts_with("there is no such kind of source: write socketcan:can0"));
         assert!(fault("usb:can0").starts_with("there is no such kind"));
         assert!(fault("slcan:").starts_with("it names no device"));
-        assert_eq!(fault("slcan:/dev/x?speed=1"), "speed is not a key of slcan, which has baud, bitrate, listen_only");
+        assert_eq!(
+            fault("slcan:/dev/x?speed=1"),
+            "speed is not a key of slcan, which has baud, bitrate, listen_only"
+        );
         assert!(fault("slcan:/dev/x?bitrate=83333").starts_with("bitrate takes 10000, "));
-        assert_eq!(fault("elm327:/dev/x?protocol=66"), "protocol takes a digit from 0 (look for it) to C, as ATSP does");
+        assert_eq!(
+            fault("elm327:/dev/x?protocol=66"),
+            "protocol takes a digit from 0 (look for it) to C, as ATSP does"
+        );
         assert_eq!(fault("nmea:/dev/x?baud=9"), "baud takes a number of bit/s from 1200 to 4000000");
     }
 }

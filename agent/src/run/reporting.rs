@@ -102,7 +102,8 @@ impl Agent {
             }];
         }
         let now_us = self.clock.now_us();
-        let polled = |at: usize| self.gateway.pollers().iter().find(|poller| usize::from(poller.bus().0) == at);
+        let polled =
+            |at: usize| self.gateway.pollers().iter().find(|poller| usize::from(poller.bus().0) == at);
         links
             .into_iter()
             .enumerate()
@@ -117,7 +118,9 @@ impl Agent {
                 sends_dropped: link.sends_dropped,
                 reopened: link.reopened,
                 polling: polled(at).map(|poller| poller.state(now_us).name().to_owned()),
-                ecus: polled(at).map(|poller| poller.ecus().map(|(id, _)| id.to_string()).collect()).unwrap_or_default(),
+                ecus: polled(at)
+                    .map(|poller| poller.ecus().map(|(id, _)| id.to_string()).collect())
+                    .unwrap_or_default(),
                 frames_sent: polled(at).map_or(0, |poller| poller.counters().frames_sent),
             })
             .collect()

@@ -84,7 +84,8 @@ impl Elm {
     }
 
     fn reset(&mut self) {
-        (self.echo, self.spaces, self.heads, self.header, self.has_searched) = (true, true, false, None, false);
+        (self.echo, self.spaces, self.heads, self.header, self.has_searched) =
+            (true, true, false, None, false);
     }
 
     pub(crate) fn handle(&mut self, bytes: &[u8]) -> Reply {
@@ -102,7 +103,8 @@ impl Elm {
                 self.line.push(*byte);
                 continue;
             }
-            let command = String::from_utf8_lossy(&std::mem::take(&mut self.line)).replace(' ', "").to_uppercase();
+            let command =
+                String::from_utf8_lossy(&std::mem::take(&mut self.line)).replace(' ', "").to_uppercase();
             if self.echo || self.habits.echoes {
                 out.extend_from_slice(command.as_bytes());
                 out.push(b'\r');
@@ -204,7 +206,10 @@ impl Elm {
         if engine && let Some(message) = of_engine {
             lines.extend(self.lines_of(0x7E8, &message));
         }
-        if everyone && !self.habits.is_headless && let Some(message) = of_gearbox {
+        if everyone
+            && !self.habits.is_headless
+            && let Some(message) = of_gearbox
+        {
             lines.extend(self.lines_of(0x7E9, &message));
         }
         lines

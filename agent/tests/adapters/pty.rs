@@ -41,7 +41,9 @@ impl<A: Adapter> Pty<A> {
             while !ending.load(Ordering::Relaxed) {
                 let (mut read, mut was_closed) = (line.read(&mut buffer), false);
                 // Nobody has the device open.
-                while read.as_ref().is_err_and(|error| error.kind() != ErrorKind::TimedOut) && !ending.load(Ordering::Relaxed) {
+                while read.as_ref().is_err_and(|error| error.kind() != ErrorKind::TimedOut)
+                    && !ending.load(Ordering::Relaxed)
+                {
                     was_closed = true;
                     thread::sleep(TICK / 10);
                     read = line.read(&mut buffer);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
-use convoy_agent::candump::LogInput;
+use convoy_agent::log::LogInput;
 use convoy_agent_core::dbc::{self, DbcSource};
 use convoy_agent_core::decoder::Decoder;
 use convoy_agent_core::gateway::{FrameTimes, Gateway, GatewayConfig, Output};

@@ -210,9 +210,12 @@ mod tests {
     #[test]
     fn frames_are_read_with_and_without_spaces_and_behind_progress() {
         let frame = Line::Frame(CanId::Standard(0x7E8), vec![4, 0x41, 0x0C, 0x1A, 0xF8]);
-        for line in
-            ["7E8 04 41 0C 1A F8 ", "7E804410C1AF8", "SEARCHING...7E8 04 41 0C 1A F8", "\x007E8 0441\x000C1AF8"]
-        {
+        for line in [
+            "7E8 04 41 0C 1A F8 ",
+            "7E804410C1AF8",
+            "SEARCHING...7E8 04 41 0C 1A F8",
+            "\x007E8 0441\x000C1AF8",
+        ] {
             assert_eq!(parsed(line), frame, "{line:?}");
         }
         let wide = Line::Frame(CanId::Extended(0x18DA_F110), vec![3, 0x41, 0x0D, 0]);

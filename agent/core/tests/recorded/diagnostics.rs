@@ -204,9 +204,11 @@ fn parameters_that_ship_with_the_agent_equal_the_independent_dbc() {
     let (mut row, mut compared) = (Row::new(), 0);
     for pid in 0..=0xFFu8 {
         for seed in 0..16u8 {
-            let bytes: Vec<u8> = (0..4u8).map(|at| seed.wrapping_mul(73).wrapping_add(at * 59).wrapping_add(pid)).collect();
+            let bytes: Vec<u8> =
+                (0..4u8).map(|at| seed.wrapping_mul(73).wrapping_add(at * 59).wrapping_add(pid)).collect();
             let message = [&[6, 0x41, pid][..], &bytes].concat();
-            let frame = CanFrame::new(0, BusIndex(0), CanId::Standard(0x7E8), &[&message[..], &[0]].concat()).unwrap();
+            let frame = CanFrame::new(0, BusIndex(0), CanId::Standard(0x7E8), &[&message[..], &[0]].concat())
+                .unwrap();
             let mut expected = Vec::new();
             if theirs.decode(&frame, &mut row).has_row() {
                 expected = values_of(&theirs, &row).into_iter().map(|(_, value)| value).collect();
@@ -217,7 +219,10 @@ fn parameters_that_ship_with_the_agent_equal_the_independent_dbc() {
                 let is_equal = |other: &f64| {
                     [1.0, 1e3].iter().any(|unit| (value - other * unit).abs() <= 2e-5 * value.abs().max(1e-9))
                 };
-                assert!(expected.iter().any(is_equal), "{name} of {pid:02X}: {value} is not among {expected:?}");
+                assert!(
+                    expected.iter().any(is_equal),
+                    "{name} of {pid:02X}: {value} is not among {expected:?}"
+                );
                 compared += 1;
             }
         }
@@ -227,7 +232,10 @@ fn parameters_that_ship_with_the_agent_equal_the_independent_dbc() {
     let wide = CanId::Extended(0x18DA_F110);
     let _ = ours.decode_isotp(BusIndex(0), wide, &[4, 0x41, 0x0C, 0x1A, 0xF8], &mut row);
     let def = ours.manifest().signal(row.signals()[0]).unwrap();
-    assert_eq!((def.path.as_str(), values_of(&ours, &row)[0].1), ("Vehicle.Powertrain.CombustionEngine.Speed", 1726.0));
+    assert_eq!(
+        (def.path.as_str(), values_of(&ours, &row)[0].1),
+        ("Vehicle.Powertrain.CombustionEngine.Speed", 1726.0)
+    );
 }
 
 fn values_of(decoder: &Decoder, row: &Row) -> Vec<(String, f64)> {

@@ -32,7 +32,9 @@ fn records(gateway: &mut Gateway, log: &mut Vec<Vec<u8>>) {
             }
             Output::Chunk { record, .. } => log.push(record),
             Output::Envelope { .. } => {}
-            Output::Request { .. } | Output::FlowControl(_) | Output::Tapped { .. } => panic!("nothing was to be asked"),
+            Output::Request { .. } | Output::FlowControl(_) | Output::Tapped { .. } => {
+                panic!("nothing was to be asked")
+            }
         }
     }
 }
