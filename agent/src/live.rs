@@ -4,16 +4,18 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use convoy_agent_core::filters::IdFilter;
 use convoy_agent_core::gateway::FrameTimes;
 use convoy_agent_core::poll::PollOptions;
 use convoy_protocol::frame::{BusIndex, CanFrame, CanId};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::source::{FrameSource, LinkStatus, SourceError, SourceEvent, Transmission};
 
 mod serial;
+mod socketcan;
 mod url;
 
 pub use url::{GnssLine, LiveUrl, SerialLine};
@@ -98,6 +100,7 @@ pub struct LiveSources {
     ready: Vec<SourceEvent>,
     links: Vec<Arc<Link>>,
     commands: Vec<mpsc::Sender<Command>>,
+    filters: Vec<watch::Sender<Option<Vec<IdFilter>>>>,
     buses: Vec<String>,
     _tasks: JoinSet<()>,
 }
@@ -106,10 +109,11 @@ impl LiveSources {
     /// Opens them. What cannot be opened is tried again and again, and says so in its status.
     pub fn open(sources: Vec<LiveOptions>) -> Self {
         let (to_gateway, events) = mpsc::channel(EVENTS_MAX);
-        let (mut tasks, mut links, mut all_commands, mut buses) =
-            (JoinSet::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut tasks, mut links, mut buses) = (JoinSet::new(), Vec::new(), Vec::new());
+        let (mut all_commands, mut filters) = (Vec::new(), Vec::new());
         for (index, LiveOptions { url, bus, poll }) in (0u8..).zip(sources) {
             let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
+            let (filters_in, filters_out) = watch::channel(None);
             let status = LinkStatus {
                 name: url.to_string(),
                 bus: bus.clone(),
@@ -119,11 +123,17 @@ impl LiveSources {
             let link = Arc::new(Link(Mutex::new((status, String::new()))));
             links.push(Arc::clone(&link));
             all_commands.push(commands_in);
+            filters.push(filters_in);
             buses.push(bus);
             let port = Port { bus: BusIndex(index), link, events: to_gateway.clone(), commands };
-            tasks.spawn(serial::serve(url, poll.is_some(), port));
+            match url {
+                LiveUrl::SocketCan { interface } => {
+                    tasks.spawn(socketcan::serve(interface, port, filters_out))
+                }
+                url => tasks.spawn(serial::serve(url, poll.is_some(), port)),
+            };
         }
-        Self { events, ready: Vec::new(), links, commands: all_commands, buses, _tasks: tasks }
+        Self { events, ready: Vec::new(), links, commands: all_commands, filters, buses, _tasks: tasks }
     }
 }
 
@@ -167,6 +177,18 @@ impl FrameSource for LiveSources {
             && commands.try_send(command).is_err()
         {
             self.links[at].change(|status| status.sends_dropped += 1);
+        }
+    }
+
+    fn set_filters(&mut self, bus: BusIndex, filters: Option<Vec<IdFilter>>) {
+        if let Some(wanted) = self.filters.get(usize::from(bus.0)) {
+            wanted.send_if_modified(|now| {
+                let is_new = *now != filters;
+                if is_new {
+                    *now = filters;
+                }
+                is_new
+            });
         }
     }
 

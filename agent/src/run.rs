@@ -293,7 +293,14 @@ impl Agent {
         Ok(())
     }
 
+    /// Sends what is to be sent, and lets through what is needed now.
     fn transmit(&mut self, source: &mut impl FrameSource) {
+        if self.gateway.take_needs_changed() {
+            for at in 0..source.bus_names().len() {
+                let bus = BusIndex(u8::try_from(at).unwrap_or(u8::MAX));
+                source.set_filters(bus, self.gateway.filters(bus));
+            }
+        }
         self.transmissions.drain(..).for_each(|transmission| source.transmit(transmission));
     }
 

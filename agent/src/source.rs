@@ -2,6 +2,7 @@
 
 use std::io;
 
+use convoy_agent_core::filters::IdFilter;
 use convoy_agent_core::gateway::FrameTimes;
 use convoy_protocol::frame::{BusIndex, CanFrame, CanId};
 
@@ -76,6 +77,10 @@ pub struct LinkStatus {
     pub dropped: u64,
     /// Error frames of the bus.
     pub error_frames: u64,
+    /// What the latest of them said.
+    pub last_error: String,
+    /// Bit rate, mode and state of the controller, where there is one.
+    pub detail: String,
     /// Requests and frames that could not be sent.
     pub sends_dropped: u64,
     /// Times that it was opened again.
@@ -104,6 +109,9 @@ pub trait FrameSource: Send {
 
     /// Sends to a bus. What cannot be sent is dropped and counted; a recording takes nothing.
     fn transmit(&mut self, _transmission: Transmission) {}
+
+    /// Lets through only these frames of a bus, or all; others may come all the same.
+    fn set_filters(&mut self, _bus: BusIndex, _filters: Option<Vec<IdFilter>>) {}
 
     /// Each of several sources; none for a recording, which is one.
     fn links(&self) -> Vec<LinkStatus> {

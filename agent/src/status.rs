@@ -74,6 +74,10 @@ pub struct Source {
     pub dropped: u64,
     /// Error frames of the bus.
     pub error_frames: u64,
+    /// What the latest of them said.
+    pub last_error: String,
+    /// Bit rate, mode and state of the controller, where there is one.
+    pub detail: String,
     /// Requests and frames that could not be sent.
     pub sends_dropped: u64,
     /// Times that it was opened again.
@@ -101,6 +105,12 @@ impl Source {
             }
         }
         let mut lines = vec![("source", text)];
+        if !self.detail.is_empty() {
+            lines.push(("", self.detail.clone()));
+        }
+        if !self.last_error.is_empty() {
+            lines.push(("", format!("last error frame: {}", self.last_error)));
+        }
         if let Some(polling) = &self.polling {
             let ecus = if self.ecus.is_empty() { "no ECU yet".to_owned() } else { self.ecus.join(", ") };
             lines.push(("", format!("{polling}; {ecus}; {} frames sent", self.frames_sent)));

@@ -116,6 +116,11 @@ impl Collector {
         self.rules.get(signal.0 as usize).is_some_and(|rule| rule.period_us != NOT_SELECTED)
     }
 
+    /// Must it hear the signal, to take it or to know its condition?
+    pub fn needs(&self, signal: SignalIndex) -> bool {
+        self.selects(signal) || self.trigger.as_ref().is_some_and(|trigger| trigger.uses(signal))
+    }
+
     /// Signals of the manifest that the campaign takes.
     pub fn signals(&self) -> impl Iterator<Item = SignalIndex> + '_ {
         (0..)

@@ -68,6 +68,11 @@ impl Condition {
         })
     }
 
+    /// Does it look at the signal?
+    pub fn uses(&self, signal: SignalIndex) -> bool {
+        self.slots.get(signal.0 as usize).is_some_and(|slots| *slots != [NO_SLOT; 2])
+    }
+
     /// Takes a row and evaluates; `None` where the row has none of its signals. What is unknown is not true.
     pub fn handle_row(&mut self, time_us: i64, row: &Row, manifest: &Manifest) -> Option<bool> {
         let mut concerned = false;

@@ -12,6 +12,7 @@ use convoy_protocol::frame::{BusIndex, CanId};
 use convoy_protocol::manifest::{MANIFEST_SIGNALS_MAX, Manifest, SignalDef, SignalIndex};
 
 use crate::decoder::{Answer, CLASSIC_BYTES_MAX, Decoder, IdTable, Message};
+use crate::filters::IdFilter;
 use crate::gateway::manifest_fits;
 use crate::j1939::{J1939Id, TP_MESSAGE_BYTES_MAX};
 use crate::multiplex::{Bits, Field, FieldKind, Layout, LayoutError, Placed};
@@ -264,6 +265,7 @@ impl<'a> Loader<'a> {
                 answers.has_address |= command.has_address;
                 if answers.list.iter().all(|answer| answer.head != command.head) {
                     answers.list.push(Answer { head: command.head.clone(), message });
+                    table.listen(IdFilter::exact(*id), message);
                     found = true;
                 }
             }
@@ -355,6 +357,9 @@ impl<'a> Loader<'a> {
                 }
                 MessageId::Extended(id) => table.insert_extended(id, message),
             };
+            if found {
+                table.listen(filter_of(id, carrier), message);
+            }
         }
         if found { Ok(()) } else { Err(WarningReason::DuplicateId) }
     }
@@ -397,6 +402,15 @@ impl<'a> Loader<'a> {
             .map(|number| format!("Vehicle.Private.{message}_{number}.{signal}"))
             .find(|path| !self.paths.contains_key(path))
             .unwrap_or(first)
+    }
+}
+
+/// The frames that carry a message; a group also comes by its transport protocol, which is let through always.
+fn filter_of(id: MessageId, carrier: Carrier) -> IdFilter {
+    match id {
+        MessageId::Standard(id) => IdFilter::exact(CanId::Standard(id)),
+        MessageId::Extended(id) if carrier == Carrier::J1939 => IdFilter::group(J1939Id::split(id).pgn),
+        MessageId::Extended(id) => IdFilter::exact(CanId::Extended(id)),
     }
 }
 

@@ -24,6 +24,7 @@ use convoy_protocol::frame::{BusIndex, CanFrame, CanId};
 use convoy_protocol::id::ManifestId;
 use convoy_protocol::manifest::{Manifest, SignalDef, SignalIndex};
 
+use crate::filters::IdFilter;
 use crate::j1939::{J1939Id, Pgn};
 use crate::multiplex::{Layout, Payload};
 
@@ -191,9 +192,16 @@ pub(crate) struct IdTable {
     pgn_pages: Vec<u16>,
     pgns: Vec<[u32; 256]>,
     pub(crate) answers: BTreeMap<CanId, Answers>,
+    /// Which frames belong to which message.
+    listens: Vec<(IdFilter, u32)>,
 }
 
 impl IdTable {
+    /// Notes that frames which pass the filter belong to a message.
+    pub(crate) fn listen(&mut self, filter: IdFilter, message: u32) {
+        self.listens.push((filter, message));
+    }
+
     /// Adds an 11-bit id; false where it is taken.
     pub(crate) fn insert_standard(&mut self, id: u16, message: u32) -> bool {
         if self.standard.is_empty() {
@@ -382,6 +390,23 @@ impl Decoder {
     /// Does each frame of this id begin with an address (ISO-TP, extended addressing)?
     pub fn has_isotp_address(&self, bus: BusIndex, id: CanId) -> bool {
         self.has_isotp && self.table(bus).answers.get(&id).is_some_and(|answers| answers.has_address)
+    }
+
+    /// The frames that carry signals that `wants` wants.
+    pub fn filters(&self, bus: BusIndex, wants: impl Fn(SignalIndex) -> bool) -> Vec<IdFilter> {
+        let mut wanted = vec![false; self.messages.len()];
+        for (at, signal) in (0..).zip(&self.manifest.signals) {
+            if let Some(wanted) = wanted.get_mut(signal.message as usize) {
+                *wanted |= wants(SignalIndex(at));
+            }
+        }
+        let is_wanted = |message: u32| wanted.get(message as usize).is_some_and(|wanted| *wanted);
+        self.table(bus)
+            .listens
+            .iter()
+            .filter(|(_, message)| is_wanted(*message))
+            .map(|(filter, _)| *filter)
+            .collect()
     }
 
     #[inline]

@@ -199,6 +199,8 @@ pub struct Gateway {
     /// The signal that tells the voltage at the vehicle's socket, where there is one.
     voltage: Option<SignalIndex>,
     is_tapped: bool,
+    /// Other frames are needed than when they were asked for last.
+    needs_changed: bool,
     vin: VinCheck,
     outbox: Outbox,
     batches: u64,
@@ -246,6 +248,7 @@ impl Gateway {
             polled_us: now_us,
             voltage,
             is_tapped: false,
+            needs_changed: true,
             vin: VinCheck::NotSeen,
             batches: 0,
             journal_due_us: None,
@@ -497,6 +500,7 @@ impl Gateway {
     }
 
     fn swap(&mut self, now_us: i64, desired: Vec<Campaign>) {
+        self.needs_changed = true;
         let wanted_codes = self.campaigns.want_trouble_codes();
         let wanted = self.config.campaigns.iter().cloned().chain(desired).collect();
         let mut ended = Vec::new();

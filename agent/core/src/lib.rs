@@ -20,6 +20,7 @@ pub mod decoder;
 pub mod diagnosis;
 pub mod elm;
 pub mod faults;
+pub mod filters;
 pub mod gateway;
 pub mod isotp;
 pub mod j1939;

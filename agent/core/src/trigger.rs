@@ -52,6 +52,11 @@ impl Trigger {
         (self.before_us, self.after_us)
     }
 
+    /// Does its condition look at the signal?
+    pub fn uses(&self, signal: SignalIndex) -> bool {
+        self.condition.uses(signal)
+    }
+
     /// Triggers so far.
     pub fn triggers(&self) -> u64 {
         self.triggers

@@ -115,6 +115,8 @@ impl Agent {
                 lines_damaged: link.malformed,
                 dropped: link.dropped,
                 error_frames: link.error_frames,
+                last_error: link.last_error,
+                detail: link.detail,
                 sends_dropped: link.sends_dropped,
                 reopened: link.reopened,
                 polling: polled(at).map(|poller| poller.state(now_us).name().to_owned()),

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use convoy_protocol::frame::BusIndex;
+use convoy_protocol::frame::{BusIndex, CanId};
 use convoy_protocol::manifest::{Manifest, SignalIndex};
 
 use super::{Gateway, Output};
 use crate::decoder::Decoder;
+use crate::filters::{FILTERS_MAX, IdFilter, coalesce};
+use crate::j1939::Pgn;
 use crate::poll::Poller;
 
 /// Where VSS has the voltage at the vehicle's socket.
@@ -33,7 +35,31 @@ impl Gateway {
 
     /// Puts out every row that is decoded, while somebody watches.
     pub fn set_tap(&mut self, is_tapped: bool) {
+        self.needs_changed |= self.is_tapped != is_tapped;
         self.is_tapped = is_tapped;
+    }
+
+    /// Has what [`Gateway::filters`] says changed since the last question?
+    pub fn take_needs_changed(&mut self) -> bool {
+        std::mem::take(&mut self.needs_changed)
+    }
+
+    /// The frames of a bus that are needed now, at most [`FILTERS_MAX`]; `None`: every frame. It changes with campaigns and
+    /// with whoever watches.
+    ///
+    /// A bus on which something is asked is heard as a whole: any frame tells that the vehicle is awake.
+    pub fn filters(&self, bus: BusIndex) -> Option<Vec<IdFilter>> {
+        if self.is_tapped || self.pollers.iter().any(|poller| poller.bus() == bus) {
+            return None;
+        }
+        let needs = |signal| self.campaigns.collectors().any(|collector| collector.needs(signal));
+        let mut filters = self.decoder.filters(bus, needs);
+        // Trouble codes and the VIN, and whatever a transport protocol carries.
+        filters
+            .extend([Pgn::DM1, Pgn::DM2, Pgn::DM6, Pgn::DM28, Pgn::TP_CM, Pgn::TP_DT].map(IdFilter::group));
+        filters.push(IdFilter::block(CanId::Standard(0x7E0), 4));
+        filters.push(IdFilter::block(CanId::Extended(0x18DA_0000), 17));
+        Some(coalesce(filters, FILTERS_MAX))
     }
 
     /// What every value means.
