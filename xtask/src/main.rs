@@ -16,10 +16,12 @@ mod goals;
 mod install;
 mod package;
 mod python;
+mod static_build;
 mod suites;
 mod table;
 mod tally;
 mod undeploy;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -77,6 +79,9 @@ enum Task {
     /// Customers' queues and rules first, which the stack does not know; then the stack. Tables, bucket and secret
     /// outlive it without --data.
     Undeploy(undeploy::Options),
+    /// Joins standard input and output to a port; for the suite `vm`.
+    #[command(hide = true)]
+    VmForward { host: String, port: u16 },
 }
 
 fn main() -> ExitCode {
@@ -88,6 +93,7 @@ fn main() -> ExitCode {
         Task::Package => package::run().map(|_| true),
         Task::Deploy(options) => deploy::run(&options),
         Task::Undeploy(options) => undeploy::run(&options),
+        Task::VmForward { host, port } => return vm::forward::run(&host, port),
     };
     match succeeded {
         Ok(true) => ExitCode::SUCCESS,

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -10,7 +10,8 @@ use crate::command::{cargo, command, run_streaming, shown};
 use crate::python::{self, Tools};
 use crate::table::{Align, render};
 use crate::tally::Tally;
-use crate::{check, install, package};
+use crate::vm::{self, Forward, Vm, VmOptions, VmOutcome};
+use crate::{check, install, package, static_build};
 
 /// What a suite wants to find before it starts.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -25,6 +26,8 @@ enum Need {
     AwsTools,
     /// The zip of the functions and the bridge, built as they are deployed.
     Functions,
+    /// A virtual machine whose kernel has CAN, from Debian's packages.
+    Vm,
 }
 
 /// How a suite is run.
@@ -38,6 +41,8 @@ enum Run {
     Tests(&'static [&'static [&'static str]]),
     /// The test program of this name, built for release, counted in the same way.
     ReleaseTests(&'static str),
+    /// The agent's test program of this name, linked statically, in the virtual machine, counted in the same way.
+    VmTests(&'static str),
     /// The linters of the AWS template, each counted as one step.
     Template,
 }
@@ -55,6 +60,12 @@ struct Suite {
 }
 
 const BUILD: &str = "build";
+
+/// For the tests in the virtual machine, whose processor is emulated.
+const VM_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// The port at which the virtual machine reaches one that echoes.
+const ECHO_PORT: u16 = 7;
 
 /// In the order in which they run: what fails fastest comes first.
 const SUITES: &[Suite] = &[
@@ -113,6 +124,12 @@ const SUITES: &[Suite] = &[
         run: Run::ReleaseTests("demo"),
     },
     Suite {
+        name: "vm",
+        about: "SocketCAN on a real kernel: Debian's, in a virtual machine with virtual buses and two controllers",
+        needs: &[Need::Vm],
+        run: Run::VmTests("socketcan"),
+    },
+    Suite {
         name: "aws",
         about: "the AWS template deployed on an emulator, vehicle to customer, beside the single machine",
         needs: &[Need::ReleaseBinaries, Need::Mosquitto, Need::Postgres, Need::AwsTools, Need::Functions],
@@ -141,8 +158,8 @@ pub(crate) fn help() -> String {
     }
     text.push_str(
         "\nunit, e2e, crash and aws need Debian's mosquitto, unit and aws also its postgresql: they are installed with apt-get \
-         as root or\nthrough `sudo -n`. Where that is not possible that part is skipped; with CI=true that is a \
-         failure.",
+         as root or\nthrough `sudo -n`. vm needs an x86-64 Debian: QEMU and a kernel are unpacked below the target folder, \
+         not installed.\nWhere that is not possible that part is skipped; with CI=true that is a failure.",
     );
     text
 }
@@ -193,6 +210,8 @@ struct Session {
     postgres: Option<Result<PathBuf, String>>,
     /// As above.
     aws_tools: Option<Result<Tools, String>>,
+    /// As above.
+    vm: Option<Result<Vm, String>>,
     /// Sentences about what was skipped or counted in an unusual way, repeated below the table.
     remarks: Vec<String>,
 }
@@ -203,8 +222,32 @@ impl Session {
             self.remark(format!("{}: skipped, because the release build failed", suite.name));
             return Ok(Tally { skipped: 1, ..Tally::default() });
         }
-        let mut tally = Tally::default();
         let mut variables = Vec::new();
+        let (mut tally, is_ready) = self.provide(suite, &mut variables);
+        if !is_ready {
+            return Ok(tally);
+        }
+        tally += match suite.run {
+            Run::Template => lint(&self.aws_tools().map_err(anyhow::Error::msg)?)?,
+            Run::Check => check::steps()?,
+            Run::Steps(commands) => run_steps(commands)?,
+            Run::Tests(commands) => self.run_tests(suite.name, commands, &variables)?,
+            Run::ReleaseTests(program) => {
+                let arguments = [&["test", "--release"], RELEASED, &["--test", program]].concat();
+                self.run_tests(suite.name, &[&arguments], &variables)?
+            }
+            Run::VmTests(program) => self.run_in_vm(suite.name, program)?,
+        };
+        if suite.name == BUILD {
+            self.build_failed = tally.failed > 0;
+        }
+        Ok(tally)
+    }
+
+    /// Sees to what the suite needs: `false` if it cannot run without what is missing. Where things are its programs are
+    /// told by `variables`.
+    fn provide(&mut self, suite: &Suite, variables: &mut Vec<(&'static str, PathBuf)>) -> (Tally, bool) {
+        let mut tally = Tally::default();
         if suite.needs.contains(&Need::Mosquitto)
             && let Err(reason) = self.mosquitto()
         {
@@ -225,13 +268,13 @@ impl Session {
                 }
                 Err(reason) => {
                     tally += self.without(suite.name, "AWS", &reason);
-                    return Ok(tally);
+                    return (tally, false);
                 }
             }
         }
         if suite.needs.contains(&Need::Functions) {
             if tally != Tally::default() {
-                return Ok(tally);
+                return (tally, false);
             }
             match package::with_bridge() {
                 Ok(built) => {
@@ -240,24 +283,17 @@ impl Session {
                 }
                 Err(error) => {
                     self.remark(format!("{}: failed, there are no functions: {error:#}", suite.name));
-                    return Ok(Tally::step(false));
+                    return (Tally::step(false), false);
                 }
             }
         }
-        tally += match suite.run {
-            Run::Template => lint(&self.aws_tools().map_err(anyhow::Error::msg)?)?,
-            Run::Check => check::steps()?,
-            Run::Steps(commands) => run_steps(commands)?,
-            Run::Tests(commands) => self.run_tests(suite.name, commands, &variables)?,
-            Run::ReleaseTests(program) => {
-                let arguments = [&["test", "--release"], RELEASED, &["--test", program]].concat();
-                self.run_tests(suite.name, &[&arguments], &variables)?
-            }
-        };
-        if suite.name == BUILD {
-            self.build_failed = tally.failed > 0;
+        if suite.needs.contains(&Need::Vm)
+            && let Err(reason) = self.vm()
+        {
+            tally += self.without(suite.name, "virtual machine", &reason);
+            return (tally, false);
         }
-        Ok(tally)
+        (tally, true)
     }
 
     fn mosquitto(&mut self) -> Result<(), String> {
@@ -272,6 +308,10 @@ impl Session {
 
     fn aws_tools(&mut self) -> Result<Tools, String> {
         self.aws_tools.get_or_insert_with(|| python::tools().map_err(|error| format!("{error:#}"))).clone()
+    }
+
+    fn vm(&mut self) -> Result<Vm, String> {
+        self.vm.get_or_insert_with(|| vm::prepare().map_err(|error| format!("{error:#}"))).clone()
     }
 
     /// A part that does not run is skipped in front of a person, and a failure in CI, where nobody
@@ -297,31 +337,74 @@ impl Session {
             command.envs(variables.iter().map(|(name, value)| (name, value)));
             println!("-- {}", shown(&command));
             let mut counted = Tally::default();
-            let status = run_streaming(&mut command, |line| {
-                println!("{line}");
-                if let Some(result) = Tally::from_result_line(line) {
-                    counted += result;
-                }
-            })?;
+            let status = run_streaming(&mut command, |line| count(line, &mut counted))?;
             if !status.success() && counted.failed == 0 {
-                self.remark(format!(
-                    "{suite}: `{}` ended with {status}: counted as one failure",
-                    shown(&command)
-                ));
-                counted.failed = 1;
+                counted.failed =
+                    self.one_failure(suite, &format!("`{}` ended with {status}", shown(&command)));
             }
             tally += counted;
         }
         if tally.executed() == 0 {
-            self.remark(format!("{suite}: no test ran: counted as one failure"));
-            tally.failed = 1;
+            tally.failed = self.one_failure(suite, "no test ran");
         }
         Ok(tally)
+    }
+
+    /// The tests run one after the other: they share the machine's buses.
+    fn run_in_vm(&mut self, suite: &str, test: &str) -> Result<Tally> {
+        let built = match static_build::agent_with_test(test) {
+            Ok(built) => built,
+            Err(error) => {
+                let failed = self.one_failure(suite, &format!("there is no test program: {error:#}"));
+                return Ok(Tally { failed, ..Tally::default() });
+            }
+        };
+        let options = VmOptions {
+            timeout: VM_TIMEOUT,
+            forwards: vec![Forward { guest_port: ECHO_PORT, host_port: vm::forward::echo()? }],
+            controllers: true,
+            files: vec![built.agent],
+            variables: vec![
+                ("CONVOY_AGENT_BIN", format!("{}/convoy-agent", vm::HOST_FOLDER)),
+                ("CONVOY_VM_ECHO", format!("{}:{ECHO_PORT}", vm::HOST_ADDRESS)),
+            ],
+        };
+        let machine = self.vm().map_err(anyhow::Error::msg)?;
+        println!("-- {test} in the virtual machine");
+        let mut counted = Tally::default();
+        let ended =
+            machine.run(&built.test, &["--test-threads=1"], &options, |line| count(line, &mut counted));
+        let failure = match ended {
+            Ok(VmOutcome::Exited(0)) => None,
+            Ok(VmOutcome::Exited(code)) => Some(format!("{test} ended with exit code {code}")),
+            Ok(VmOutcome::TimedOut) => Some(format!("{test} was ended after {} s", VM_TIMEOUT.as_secs())),
+            Err(error) => Some(format!("{error:#}")),
+        };
+        match failure {
+            Some(failure) if counted.failed == 0 => counted.failed = self.one_failure(suite, &failure),
+            None if counted.executed() == 0 => counted.failed = self.one_failure(suite, "no test ran"),
+            _ => {}
+        }
+        Ok(counted)
+    }
+
+    /// For what no test program counts: says so, and is the number to count.
+    fn one_failure(&mut self, suite: &str, what: &str) -> u64 {
+        self.remark(format!("{suite}: {what}: counted as one failure"));
+        1
     }
 
     fn remark(&mut self, sentence: String) {
         println!("{sentence}");
         self.remarks.push(sentence);
+    }
+}
+
+/// Shows a line of a test program, and counts it if it says how many tests passed.
+fn count(line: &str, tally: &mut Tally) {
+    println!("{line}");
+    if let Some(result) = Tally::from_result_line(line) {
+        *tally += result;
     }
 }
 
@@ -387,7 +470,7 @@ mod tests {
 
     #[test]
     fn no_name_selects_every_suite_in_order() {
-        let all = ["check", "unit", "tidy", "template", "build", "e2e", "crash", "demo", "aws"];
+        let all = ["check", "unit", "tidy", "template", "build", "e2e", "crash", "demo", "vm", "aws"];
         assert_eq!(selected_names(&[]), all);
         assert_eq!(names(), all);
     }

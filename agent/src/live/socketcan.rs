@@ -82,7 +82,9 @@ fn open(interface: &str) -> io::Result<AsyncFd<CanFdSocket>> {
     setsockopt(&socket, sockopt::RxqOvfl, &1)?;
     // The kernel gives as much of it as it allows.
     setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BYTES)?;
-    AsyncFd::register(socket).map_err(Into::into)
+    // What took its place is unsafe. This is sound: the socket owns its descriptor for as long as it lives.
+    #[allow(deprecated, reason = "no safe constructor has taken its place")]
+    AsyncFd::new(socket)
 }
 
 fn set_filters(socket: &CanFdSocket, filters: Option<&[IdFilter]>) -> io::Result<()> {
