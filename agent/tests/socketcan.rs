@@ -5,6 +5,11 @@
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 #![allow(clippy::print_stdout, reason = "a test that does not run says so")]
 
+#[path = "harness/agent.rs"]
+mod agent;
+#[path = "socketcan/agent.rs"]
+mod on_the_agent;
+
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::process::Command;

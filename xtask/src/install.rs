@@ -12,7 +12,7 @@ use crate::command::{cargo, command, run_streaming, shown};
 const CARGO_DENY_VERSION: &str = "0.20.2";
 
 /// Where Debian's package puts the broker; /usr/sbin is not on every user's PATH.
-const MOSQUITTO: &str = "/usr/sbin/mosquitto";
+pub(crate) const MOSQUITTO: &str = "/usr/sbin/mosquitto";
 
 /// Where Debian's package puts each version of PostgreSQL.
 const POSTGRES: &str = "/usr/lib/postgresql";

@@ -8,6 +8,7 @@
 
 mod aws_cli;
 mod bench;
+mod broker;
 mod check;
 mod command;
 mod cost;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use crate::broker::Mosquitto;
 use crate::command::{cargo, command, run_streaming, shown};
 use crate::python::{self, Tools};
 use crate::table::{Align, render};
@@ -62,10 +63,12 @@ struct Suite {
 const BUILD: &str = "build";
 
 /// For the tests in the virtual machine, whose processor is emulated.
-const VM_TIMEOUT: Duration = Duration::from_secs(300);
+const VM_TIMEOUT: Duration = Duration::from_secs(400);
 
 /// The port at which the virtual machine reaches one that echoes.
 const ECHO_PORT: u16 = 7;
+/// Port of the broker as the virtual machine sees it.
+const BROKER_PORT: u16 = 1883;
 
 /// In the order in which they run: what fails fastest comes first.
 const SUITES: &[Suite] = &[
@@ -126,7 +129,7 @@ const SUITES: &[Suite] = &[
     Suite {
         name: "vm",
         about: "SocketCAN on a real kernel: Debian's, in a virtual machine with virtual buses and two controllers",
-        needs: &[Need::Vm],
+        needs: &[Need::Mosquitto, Need::Vm],
         run: Run::VmTests("socketcan"),
     },
     Suite {
@@ -359,21 +362,29 @@ impl Session {
                 return Ok(Tally { failed, ..Tally::default() });
             }
         };
+        let broker = Mosquitto::start()?;
         let options = VmOptions {
             timeout: VM_TIMEOUT,
-            forwards: vec![Forward { guest_port: ECHO_PORT, host_port: vm::forward::echo()? }],
+            forwards: vec![
+                Forward { guest_port: ECHO_PORT, host_port: vm::forward::echo()? },
+                Forward { guest_port: BROKER_PORT, host_port: broker.port },
+            ],
             controllers: true,
             files: vec![built.agent],
             variables: vec![
                 ("CONVOY_AGENT_BIN", format!("{}/convoy-agent", vm::HOST_FOLDER)),
                 ("CONVOY_VM_ECHO", format!("{}:{ECHO_PORT}", vm::HOST_ADDRESS)),
+                ("CONVOY_VM_BROKER", format!("{}:{BROKER_PORT}", vm::HOST_ADDRESS)),
             ],
         };
         let machine = self.vm().map_err(anyhow::Error::msg)?;
         println!("-- {test} in the virtual machine");
+        // Some tests of many, for whoever works on them.
+        let wanted = std::env::var("CONVOY_VM_TESTS").unwrap_or_default();
+        let arguments: Vec<&str> =
+            ["--test-threads=1"].into_iter().chain(wanted.split_whitespace()).collect();
         let mut counted = Tally::default();
-        let ended =
-            machine.run(&built.test, &["--test-threads=1"], &options, |line| count(line, &mut counted));
+        let ended = machine.run(&built.test, &arguments, &options, |line| count(line, &mut counted));
         let failure = match ended {
             Ok(VmOutcome::Exited(0)) => None,
             Ok(VmOutcome::Exited(code)) => Some(format!("{test} ended with exit code {code}")),

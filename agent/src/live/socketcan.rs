@@ -13,6 +13,7 @@ use convoy_protocol::frame::{BusIndex, CanFrame, CanId, FRAME_DATA_BYTES_MAX};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
 use socketcan::nl::{CanCtrlMode, CanInterface};
 use socketcan::{CanAnyFrame, CanFdSocket, CanFilter, EmbeddedFrame as _, Socket as _, SocketOptions as _};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -28,6 +29,9 @@ const RECEIVE_BYTES: usize = 1 << 20;
 const FRAMES_AT_ONCE: usize = 128;
 /// How often the interface is asked how it does.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// An interface that goes down or away makes an error, and nothing to read.
+const READABLE: Interest = Interest::READABLE.add(Interest::ERROR);
 
 /// Flags and bits of the id in a frame of SocketCAN (linux/can.h).
 const EFF_FLAG: u32 = 0x8000_0000;
@@ -80,11 +84,13 @@ fn open(interface: &str) -> io::Result<AsyncFd<CanFdSocket>> {
     socket.set_error_filter_accept_all()?;
     setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
     setsockopt(&socket, sockopt::RxqOvfl, &1)?;
-    // The kernel gives as much of it as it allows.
-    setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BYTES)?;
+    // More than the kernel gives to everyone takes a privilege.
+    if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BYTES).is_err() {
+        setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BYTES)?;
+    }
     // What took its place is unsafe. This is sound: the socket owns its descriptor for as long as it lives.
     #[allow(deprecated, reason = "no safe constructor has taken its place")]
-    AsyncFd::new(socket)
+    AsyncFd::with_interest(socket, READABLE)
 }
 
 fn set_filters(socket: &CanFdSocket, filters: Option<&[IdFilter]>) -> io::Result<()> {
@@ -114,7 +120,7 @@ async fn run(
     port.link.set_state(UP);
     loop {
         tokio::select! {
-            ready = socket.readable() => {
+            ready = socket.ready(READABLE) => {
                 let mut ready = match ready {
                     Ok(ready) => ready,
                     Err(error) => return error.to_string(),
@@ -144,7 +150,9 @@ async fn run(
             }
             () = sleep_until(look) => {
                 look = Instant::now() + LOOK_EVERY;
-                look_at(interface, port);
+                if !look_at(interface, port) {
+                    return "the interface is gone".to_owned();
+                }
             }
         }
         port.link.change(|status| {
@@ -284,11 +292,11 @@ fn error_text(class: u32, data: [u8; 8]) -> String {
     if parts.is_empty() { format!("error class {class:#x}") } else { parts.join(", ") }
 }
 
-/// What the interface says of itself.
-fn look_at(interface: &str, port: &Port) {
-    // Where it went away, reading tells.
-    let details = CanInterface::open(interface).and_then(|interface| interface.details());
-    let Ok(details) = details else { return };
+/// What the interface says of itself; false where there is none of this name.
+fn look_at(interface: &str, port: &Port) -> bool {
+    let Ok(interface) = CanInterface::open(interface) else { return false };
+    // It may not be asked.
+    let Ok(details) = interface.details() else { return true };
     let mut parts = Vec::new();
     if let Some(timing) = &details.can.bit_timing {
         parts.push(format!("{} bit/s", timing.bitrate));
@@ -309,6 +317,7 @@ fn look_at(interface: &str, port: &Port) {
     } else if port.link.status().state == "down: the interface is down" {
         port.link.set_state(UP);
     }
+    true
 }
 
 async fn send(socket: &CanFdSocket, port: &Port, command: Command) {

@@ -1,0 +1,156 @@
+//! An agent in a process of its own, and what it decodes.
+#![allow(dead_code, reason = "no test program needs all of it")]
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// How long anything may take on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A process that ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The agent's program: the one built with this test, or the one that a suite brought along.
+fn convoy_agent(args: &[&str], config: &Path) -> Command {
+    let built = env!("CARGO_BIN_EXE_convoy-agent");
+    let mut command = Command::new(std::env::var("CONVOY_AGENT_BIN").unwrap_or_else(|_| built.to_owned()));
+    command.args(args).arg("--config").arg(config).stdin(Stdio::null());
+    command
+}
+
+/// A running agent and what it decodes.
+pub(crate) struct Agent {
+    agent: Running,
+    tap: Option<Running>,
+    lines: Receiver<(Instant, Value)>,
+    dir: tempfile::TempDir,
+}
+
+impl Agent {
+    /// Starts it and watches what it decodes. `sources` are the sections of the configuration that are not about this test's
+    /// place; nobody listens at the broker's port.
+    pub(crate) fn start(dir: tempfile::TempDir, sources: &str) -> Self {
+        let mut agent = Self::start_unwatched(dir, "mqtt://127.0.0.1:9", sources);
+        agent.watch();
+        agent
+    }
+
+    /// Starts it; returns when it answers.
+    pub(crate) fn start_unwatched(dir: tempfile::TempDir, broker: &str, sources: &str) -> Self {
+        let config = dir.path().join("agent.toml");
+        let text = format!(
+            "[vehicle]\nid = \"00112233445566778899aabbccddeeff\"\n[broker]\nurl = \"{broker}\"\n\
+             allow_plaintext = true\n[spool]\ndir = \"spool\"\n{sources}"
+        );
+        std::fs::write(&config, text).unwrap();
+        let log = std::fs::File::create(dir.path().join("agent.log")).unwrap();
+        let agent = Running(convoy_agent(&["run"], &config).stderr(log).spawn().unwrap());
+        let agent = Self { agent, tap: None, lines: channel().1, dir };
+        let deadline = Instant::now() + PATIENCE;
+        while agent.try_status().is_none() {
+            assert!(Instant::now() < deadline, "the agent does not run: {}", agent.log());
+            thread::sleep(Duration::from_millis(50));
+        }
+        agent
+    }
+
+    /// Watches what it decodes from now on.
+    pub(crate) fn watch(&mut self) {
+        let config = self.dir.path().join("agent.toml");
+        let mut tap = convoy_agent(&["tap"], &config).stdout(Stdio::piped()).spawn().unwrap();
+        let out = BufReader::new(tap.stdout.take().unwrap());
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            for line in out.lines() {
+                let Ok(value) = line.as_deref().map(|line| serde_json::from_str(line).unwrap()) else {
+                    return;
+                };
+                if sender.send((Instant::now(), value)).is_err() {
+                    return;
+                }
+            }
+        });
+        (self.tap, self.lines) = (Some(Running(tap)), lines);
+    }
+
+    /// Its process id, for signals.
+    pub(crate) fn pid(&self) -> u32 {
+        self.agent.0.id()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("agent.log")).unwrap()
+    }
+
+    /// Waits until its status is as `holds` wants it.
+    pub(crate) fn wait_for(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status();
+            if holds(&status) {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "{what} does not come: {status}\n{}", self.log());
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    pub(crate) fn next(&self) -> (Instant, Value) {
+        self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+            panic!("nothing is decoded any more: {}\n{}", self.log(), self.status());
+        })
+    }
+
+    /// The next value of each of these signals.
+    pub(crate) fn values(&self, signals: &[&str]) -> BTreeMap<String, f64> {
+        let mut found = BTreeMap::new();
+        let deadline = Instant::now() + PATIENCE;
+        while found.len() < signals.len() {
+            let (_, line) = self.next();
+            let signal = line["signal"].as_str().unwrap_or_default().to_owned();
+            if signals.contains(&signal.as_str()) {
+                found.insert(signal, line["value"].as_f64().unwrap());
+            }
+            assert!(Instant::now() < deadline, "{found:?} of {signals:?}");
+        }
+        found
+    }
+
+    /// Longest time without a value of `signal` until `count` of them came.
+    pub(crate) fn longest_gap(&self, signal: &str, count: usize) -> Duration {
+        let (mut before, mut longest, mut seen) = (Instant::now(), Duration::ZERO, 0);
+        while seen < count {
+            let (at, line) = self.next();
+            if line["signal"] == signal {
+                longest = longest.max(at.saturating_duration_since(before));
+                (before, seen) = (at, seen + 1);
+            }
+        }
+        longest
+    }
+
+    pub(crate) fn status(&self) -> Value {
+        self.try_status().unwrap_or_else(|| panic!("the agent does not answer: {}", self.log()))
+    }
+
+    fn try_status(&self) -> Option<Value> {
+        let config = self.dir.path().join("agent.toml");
+        let output = convoy_agent(&["status", "--json"], &config).output().unwrap();
+        serde_json::from_slice(&output.stdout).ok()
+    }
+}
