@@ -11,6 +11,9 @@ use crate::command::{cargo, command, run_streaming, shown};
 /// Pinned: deny.toml is written for this version, and it builds on the workspace's Rust.
 const CARGO_DENY_VERSION: &str = "0.20.2";
 
+/// Pinned, so that a new one is taken on purpose.
+const CARGO_FUZZ_VERSION: &str = "0.13.1";
+
 /// Where Debian's package puts the broker; /usr/sbin is not on every user's PATH.
 pub(crate) const MOSQUITTO: &str = "/usr/sbin/mosquitto";
 
@@ -39,19 +42,31 @@ apt-get install -q -y --no-install-recommends "$@"
 /// # Errors
 /// When it has to be built and `cargo install` fails.
 pub(crate) fn cargo_deny(target_dir: &Path) -> Result<PathBuf> {
-    let on_path = PathBuf::from("cargo-deny");
-    if version_of(&on_path).is_some_and(|version| version == CARGO_DENY_VERSION) {
+    cargo_tool(target_dir, "cargo-deny", CARGO_DENY_VERSION)
+}
+
+/// The cargo-fuzz program, in the same way.
+///
+/// # Errors
+/// When it has to be built and `cargo install` fails.
+pub(crate) fn cargo_fuzz(target_dir: &Path) -> Result<PathBuf> {
+    cargo_tool(target_dir, "cargo-fuzz", CARGO_FUZZ_VERSION)
+}
+
+fn cargo_tool(target_dir: &Path, name: &str, version: &str) -> Result<PathBuf> {
+    let on_path = PathBuf::from(name);
+    if version_of(&on_path).is_some_and(|found| found == version) {
         return Ok(on_path);
     }
     // The version is in the folder's name, so raising it builds a new one.
-    let folder = target_dir.join(format!("tools/cargo-deny-{CARGO_DENY_VERSION}"));
-    let program = folder.join("bin/cargo-deny");
+    let folder = target_dir.join(format!("tools/{name}-{version}"));
+    let program = folder.join("bin").join(name);
     if program.exists() {
         return Ok(program);
     }
-    println!("cargo-deny {CARGO_DENY_VERSION} is not here: building it once into {}", folder.display());
+    println!("{name} {version} is not here: building it once into {}", folder.display());
     let started = Instant::now();
-    let mut install = cargo(&["install", "cargo-deny", "--locked", "--version", CARGO_DENY_VERSION]);
+    let mut install = cargo(&["install", name, "--locked", "--version", version]);
     install.arg("--root").arg(&folder);
     // Its own release profile (fat LTO, one unit) costs minutes that a few runs a day never earn back.
     install
@@ -64,7 +79,7 @@ pub(crate) fn cargo_deny(target_dir: &Path) -> Result<PathBuf> {
     if !status.success() {
         bail!("`{}` failed ({status}): see its message above", shown(&install));
     }
-    println!("cargo-deny built in {:.0} s", started.elapsed().as_secs_f64());
+    println!("{name} built in {:.0} s", started.elapsed().as_secs_f64());
     Ok(program)
 }
 

@@ -13,6 +13,7 @@ mod check;
 mod command;
 mod cost;
 mod deploy;
+mod fuzz;
 mod goals;
 mod install;
 mod package;
@@ -64,6 +65,17 @@ enum Task {
         #[arg(long)]
         json: bool,
     },
+    /// Feed the agent's parsers with what libFuzzer makes up; exits 1 if it finds something.
+    ///
+    /// cargo-fuzz is built into the target folder the first time. What is found lies in fuzz/artifacts.
+    Fuzz {
+        /// The targets, files of fuzz/fuzz_targets; none means all of them.
+        #[arg(value_name = "TARGET")]
+        targets: Vec<String>,
+        /// How long each runs.
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+    },
     /// What a month on AWS costs, step by step, beside the naive reading; and which quota breaks first.
     ///
     /// Without arguments: 1,000, 100,000 and 1,000,000 vehicles with windows of 60 and 300 s. docs/cost.md says what
@@ -90,6 +102,7 @@ fn main() -> ExitCode {
         Task::Check => check::run(),
         Task::Test { suites } => suites::run(&suites),
         Task::Bench { groups, json } => bench::run(&groups, json),
+        Task::Fuzz { targets, seconds } => fuzz::run(&targets, seconds).map(|tally| tally.failed == 0),
         Task::Cost(options) => cost::run(&options),
         Task::Package => package::run().map(|_| true),
         Task::Deploy(options) => deploy::run(&options),

@@ -12,7 +12,7 @@ use crate::python::{self, Tools};
 use crate::table::{Align, render};
 use crate::tally::Tally;
 use crate::vm::{self, Forward, Vm, VmOptions, VmOutcome};
-use crate::{check, install, package, static_build};
+use crate::{check, fuzz, install, package, static_build};
 
 /// What a suite wants to find before it starts.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,8 @@ enum Run {
     ReleaseTests(&'static str),
     /// The agent's test program of this name, linked statically, in the virtual machine, counted in the same way.
     VmTests(&'static str),
+    /// The fuzz targets, each counted as one test.
+    Fuzz,
     /// The linters of the AWS template, each counted as one step.
     Template,
 }
@@ -69,6 +71,9 @@ const VM_TIMEOUT: Duration = Duration::from_secs(400);
 const ECHO_PORT: u16 = 7;
 /// Port of the broker as the virtual machine sees it.
 const BROKER_PORT: u16 = 1883;
+
+/// How long a fuzz target runs in the suite.
+const FUZZ_SECONDS: u64 = 30;
 
 /// In the order in which they run: what fails fastest comes first.
 const SUITES: &[Suite] = &[
@@ -131,6 +136,12 @@ const SUITES: &[Suite] = &[
         about: "SocketCAN on a real kernel: Debian's, in a virtual machine with virtual buses and two controllers",
         needs: &[Need::Mosquitto, Need::Vm],
         run: Run::VmTests("socketcan"),
+    },
+    Suite {
+        name: "fuzz",
+        about: "every fuzz target for 30 s; cargo xtask fuzz runs them for longer",
+        needs: &[],
+        run: Run::Fuzz,
     },
     Suite {
         name: "aws",
@@ -239,6 +250,7 @@ impl Session {
                 let arguments = [&["test", "--release"], RELEASED, &["--test", program]].concat();
                 self.run_tests(suite.name, &[&arguments], &variables)?
             }
+            Run::Fuzz => fuzz::run(&[], FUZZ_SECONDS)?,
             Run::VmTests(program) => self.run_in_vm(suite.name, program)?,
         };
         if suite.name == BUILD {
