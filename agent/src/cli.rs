@@ -5,13 +5,14 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use convoy_agent_core::dbc;
+use convoy_agent_core::dbc::{self, DbcWarning};
+use convoy_agent_core::decoder::Decoder;
 use convoy_agent_core::gateway::{Gateway, GatewayConfig};
 use convoy_agent_core::vss::VssMap;
 use convoy_protocol::campaign::Campaign;
 use convoy_protocol::id::{BootId, VehicleId};
 use convoy_protocol::report::CampaignStatus;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{error, info};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -56,41 +57,97 @@ pub fn log_to_stderr() {
     tracing_subscriber::registry().with(lines).with(targets).init();
 }
 
-/// Runs the agent until its log has been sent, or until SIGINT or SIGTERM.
+/// Runs the agent until its log has been sent, or until SIGINT or SIGTERM. SIGHUP has the configuration read again: a good
+/// one takes the place of the old, one with faults is refused and the agent goes on.
 pub async fn run(path: &Path, overrides: Overrides) -> ExitCode {
-    let Loaded { agent, input } = match config::load(path, overrides) {
+    let mut loaded = match config::load(path, overrides) {
         Ok(loaded) => loaded,
         Err(faults) => return refuse(path, &faults),
     };
-    match input {
-        Input::Replay(options) => match ReplaySource::open(options) {
-            Ok(source) => run_with(agent, source).await,
-            Err(error) => fail(&error.into()),
-        },
-        Input::Live(sources) => run_with(agent, LiveSources::open(sources)).await,
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            error!("signals cannot be handled: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    loop {
+        let Loaded { agent, input } = loaded;
+        let reloaded = match input {
+            Input::Replay(options) => match ReplaySource::open(options) {
+                Ok(source) => run_with(agent, source, &mut signals, (path, overrides)).await,
+                Err(error) => return fail(&error.into()),
+            },
+            Input::Live(sources) => {
+                run_with(agent, LiveSources::open(sources), &mut signals, (path, overrides)).await
+            }
+        };
+        match reloaded {
+            Ok(next) => loaded = *next,
+            Err(code) => return code,
+        }
     }
 }
 
-async fn run_with(agent: AgentConfig, source: impl FrameSource) -> ExitCode {
-    let (stop, shutdown) = watch::channel(false);
-    let signals = async move {
-        let (Ok(mut interrupt), Ok(mut terminate)) =
-            (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-        else {
-            error!("signals cannot be handled: stop the agent with SIGKILL");
-            return std::future::pending().await;
-        };
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+/// The signals that an agent heeds.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits until the agent is to end; or until another configuration, without faults, is to take its place.
+    async fn next(&mut self, (path, overrides): (&Path, Overrides)) -> Option<Box<Loaded>> {
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return None,
+                _ = self.terminate.recv() => return None,
+                _ = self.hangup.recv() => match load_whole(path, overrides) {
+                    Ok(loaded) => return Some(Box::new(loaded)),
+                    Err(faults) => {
+                        for fault in &faults {
+                            error!("{}: {fault}", path.display());
+                        }
+                        error!("{} has faults: the agent goes on as before", path.display());
+                    }
+                },
+            }
         }
-        info!("stopping: what is open is spooled");
-        stop.send_replace(true);
-        std::future::pending::<()>().await;
-    };
-    let result = tokio::select! {
-        result = run::run(agent, source, shutdown, Arc::new(Metrics::default())) => result,
-        () = signals => return ExitCode::FAILURE,
+    }
+}
+
+/// A configuration whose files can be used as well.
+fn load_whole(path: &Path, overrides: Overrides) -> Result<Loaded, Vec<ConfigFault>> {
+    let loaded = config::load(path, overrides)?;
+    decoder(&loaded).map_err(|fault| vec![fault])?;
+    Ok(loaded)
+}
+
+/// Runs one configuration to its end; the next one, or how the process ends.
+async fn run_with(
+    agent: AgentConfig,
+    source: impl FrameSource,
+    signals: &mut Signals,
+    configuration: (&Path, Overrides),
+) -> Result<Box<Loaded>, ExitCode> {
+    let (stop, shutdown) = watch::channel(false);
+    let mut running = std::pin::pin!(run::run(agent, source, shutdown, Arc::new(Metrics::default())));
+    let (next, result) = tokio::select! {
+        result = &mut running => (None, result),
+        next = signals.next(configuration) => {
+            info!("{}: what is open is spooled", if next.is_some() { "reading the configuration again" } else { "stopping" });
+            stop.send_replace(true);
+            (next, running.await)
+        }
     };
     match result {
         Ok(summary) => {
@@ -106,9 +163,9 @@ async fn run_with(agent: AgentConfig, source: impl FrameSource) -> ExitCode {
                 is_drained = summary.is_drained,
                 "agent ended"
             );
-            ExitCode::SUCCESS
+            next.ok_or(ExitCode::SUCCESS)
         }
-        Err(error) => fail(&error),
+        Err(error) => Err(fail(&error)),
     }
 }
 
@@ -164,23 +221,28 @@ fn source_line(source: &LiveOptions) -> String {
     format!("source    {} as bus {}, {asks}", source.url, source.bus)
 }
 
-/// What would run, one thing a line. Loads the DBC files as the agent would.
-fn table(loaded: &Loaded) -> Result<String, ConfigFault> {
-    let Loaded { agent, input } = loaded;
-    let (buses, from) = match input {
-        Input::Replay(replay) => {
-            let text = format!("source    {}, speed {}, times {}", replay.log, replay.speed, replay.time);
-            (replay.buses.clone(), vec![text])
-        }
-        Input::Live(sources) => {
-            let buses = sources.iter().map(|source| source.bus.clone()).collect();
-            (buses, sources.iter().map(source_line).collect())
-        }
+/// The decoder that a configuration makes, as the agent would make it, and what its files have that is left out.
+fn decoder(loaded: &Loaded) -> Result<(Decoder, Vec<DbcWarning>), ConfigFault> {
+    let buses = match &loaded.input {
+        Input::Replay(replay) => replay.buses.clone(),
+        Input::Live(sources) => sources.iter().map(|source| source.bus.clone()).collect(),
     };
     let fault =
         |error: RunError| ConfigFault { line: None, message: format!("dbc: {}", with_causes(&error)) };
-    let sources = run::dbc_sources(agent.dbcs.clone(), &buses).map_err(fault)?;
-    let (decoder, warnings) = dbc::load(&sources, &VssMap::builtin()).map_err(|error| fault(error.into()))?;
+    let sources = run::dbc_sources(loaded.agent.dbcs.clone(), &buses).map_err(fault)?;
+    dbc::load(&sources, &VssMap::builtin()).map_err(|error| fault(error.into()))
+}
+
+/// What would run, one thing a line.
+fn table(loaded: &Loaded) -> Result<String, ConfigFault> {
+    let Loaded { agent, input } = loaded;
+    let from = match input {
+        Input::Replay(replay) => {
+            vec![format!("source    {}, speed {}, times {}", replay.log, replay.speed, replay.time)]
+        }
+        Input::Live(sources) => sources.iter().map(source_line).collect(),
+    };
+    let (decoder, warnings) = decoder(loaded)?;
     let manifest_id = decoder.manifest_id();
     let (messages, signals) = (decoder.manifest().messages.len(), decoder.manifest().signals.len());
     let no_boot = BootId { counter: 0, spool: 0 };

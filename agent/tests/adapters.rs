@@ -1,7 +1,12 @@
 //! The agent as it is installed, with adapters on serial lines: asked, listened to, broken and closed.
+#![allow(clippy::print_stdout, reason = "a test that does not run says so")]
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
-use std::path::Path;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -107,4 +112,127 @@ fn whatever_an_adapter_does_the_next_value_comes_within_ten_seconds() {
             scope.spawn(move || recovers(fault));
         }
     });
+}
+
+/// Two serial lines whose ends are connected: what one program sends, the other one gets.
+struct Cable {
+    ends: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Cable {
+    fn start(links: [PathBuf; 2]) -> Self {
+        let [mut one, mut two] = links.map(|link| pty::open(&link));
+        for end in [&mut one, &mut two] {
+            serialport::SerialPort::set_timeout(end, Duration::from_millis(1)).unwrap();
+        }
+        let ends = Arc::new(AtomicBool::new(false));
+        let ending = Arc::clone(&ends);
+        let thread = thread::spawn(move || {
+            let mut buffer = [0; 4_096];
+            while !ending.load(Ordering::Relaxed) {
+                // An end that nobody has open is an error at once, and loses what is sent to it.
+                let moved = pump(&mut one, &mut two, &mut buffer) + pump(&mut two, &mut one, &mut buffer);
+                if moved == 0 {
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }
+        });
+        Self { ends, thread: Some(thread) }
+    }
+}
+
+fn pump(from: &mut serialport::TTYPort, to: &mut serialport::TTYPort, buffer: &mut [u8]) -> usize {
+    let len = from.read(buffer).unwrap_or(0);
+    let _ = to.write_all(&buffer[..len]);
+    len
+}
+
+impl Drop for Cable {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+const ECU_DBC: &str = "VERSION \"\"\nBU_: X\nBO_ 291 Counter: 2 X\n SG_ Up : 0|8@1+ (1,0) [0|0] \"\" X\n \
+                       SG_ Down : 8|8@1+ (1,0) [0|0] \"\" X\n";
+const ECU_SET: &str = r#"{"commands":[
+    {"hdr":"7E0","rax":"7E8","cmd":{"22":"F190"},"signals":[{"id":"LAST_OF_VIN","fmt":{"bix":128,"len":8,"max":255}}]},
+    {"hdr":"7E0","rax":"7E8","cmd":{"22":"F191"},"signals":[{"id":"BYTE_199","fmt":{"bix":1592,"len":8,"max":255}}]}
+]}"#;
+
+/// Python's ends of SLCAN, ISO-TP and UDS, which know nothing of ours; only where a suite brought them.
+#[test]
+fn slcan_isotp_and_uds_are_understood_by_others() {
+    let Some(python) = std::env::var_os("CONVOY_VEHICLE_PYTHON") else {
+        println!("not run: this test needs the Python of `cargo xtask test unit`");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("ecu.dbc"), ECU_DBC).unwrap();
+    std::fs::write(dir.path().join("ecu.json"), ECU_SET).unwrap();
+    let links = [dir.path().join("ttyAGENT"), dir.path().join("ttyECU")];
+    let _cable = Cable::start(links.clone());
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/adapters/ecu.py");
+    let mut ecu = Command::new(python);
+    let log = std::fs::File::create(dir.path().join("ecu.log")).unwrap();
+    let ecu =
+        agent::Running(ecu.arg(script).arg(&links[1]).stdin(Stdio::piped()).stderr(log).spawn().unwrap());
+    let sources = format!(
+        "[[source]]\nurl = \"slcan:{}?bitrate=500000\"\nbus = \"can0\"\n\
+         [[poll]]\nbus = \"can0\"\nframes_per_s_max = 100\n\
+         requests = [{{ id = \"7E0\", data = \"22F190\", period_ms = 300 }}, {{ id = \"7E0\", data = \"22F191\", period_ms = 1000 }},\n\
+                     {{ id = \"7E0\", data = \"22F1FF\", period_ms = 300 }}]\n\
+         [[dbc]]\nfile = \"ecu.dbc\"\n[[dbc]]\nfile = \"ecu.json\"\n",
+        links[0].display()
+    );
+    let agent = Agent::start(dir, &sources);
+    for _ in 0..3 {
+        let values = agent.values(&["LAST_OF_VIN", "BYTE_199"]);
+        assert_eq!(values.into_values().collect::<Vec<_>>(), [199.0, f64::from(b'E')]);
+    }
+    // Frames that nobody asked for, none of them lost: the counter has no gap.
+    let mut before = None;
+    for _ in 0..200 {
+        let (_, line) = agent.next();
+        if line["signal"] == "Up" {
+            let up = line["value"].as_f64().unwrap();
+            assert!(before.is_none_or(|before: f64| (before + 1.0) % 256.0 == up), "{before:?} {up}");
+            before = Some(up);
+        }
+    }
+    let status = agent.status();
+    assert_eq!(
+        (status["sources"][0]["state"].as_str(), status["counters"]["isotp_aborted"].as_u64()),
+        (Some("up"), Some(0))
+    );
+    drop(ecu);
+}
+
+#[test]
+fn a_configuration_is_read_again_without_a_restart_and_one_with_faults_is_refused() {
+    let (pty, mut agent) = with_elm(Habits::default(), &[]);
+    agent.values(&["EngineSpeed"]);
+    let boot = |status: &serde_json::Value| status["boot_id"].as_str().unwrap().to_owned();
+    let (first, config) = (boot(&agent.status()), agent.config());
+    let good = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, good.replace("obd_period_ms", "colour")).unwrap();
+    agent.hang_up();
+    agent.wait_for_log("the agent goes on as before");
+    std::fs::write(&config, format!("{good}[[dbc]]\nfile = \"broken.dbc\"\n")).unwrap();
+    std::fs::write(config.with_file_name("broken.dbc"), "no DBC").unwrap();
+    agent.hang_up();
+    agent.wait_for_log("broken.dbc: not a DBC file");
+    assert_eq!(boot(&agent.status()), first);
+    agent.values(&["EngineSpeed"]);
+    std::fs::write(&config, good.replace("bus = \"obd\"", "bus = \"renamed\"")).unwrap();
+    agent.hang_up();
+    agent.wait_for("the new name", |status| status["sources"][0]["bus"] == "renamed");
+    assert_ne!(boot(&agent.status()), first);
+    agent.watch();
+    agent.values(&["EngineSpeed"]);
+    drop(pty);
 }

@@ -3,7 +3,8 @@
 
 use std::fs::{self, File};
 use std::hint::black_box;
-use std::path::Path;
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -46,20 +47,14 @@ fn gateway_speed() -> Result<f64> {
 }
 
 /// Starts the agent in `dir` and waits until it says that it runs.
-fn start(binary: &Path, dir: &Path) -> Result<Running> {
+fn start(binary: &Path, dir: &Path, log: &Path, more: &str) -> Result<Running> {
     let config = format!(
         "[vehicle]\nid = \"{vehicle}\"\n\
          [broker]\nurl = \"mqtt://127.0.0.1:{port}\"\n\
          [spool]\ndir = \"spool\"\n\
-         [source]\nkind = \"replay\"\nlog = {log:?}\nspeed = 1.0\ntime = \"now\"\nrepeat = true\n\
-         [[dbc]]\nfile = {j1939:?}\n\
-         [[dbc]]\nfile = {gps:?}\nbus = \"{gps_bus}\"\n",
+         [source]\nkind = \"replay\"\nlog = {log:?}\nspeed = 1.0\ntime = \"now\"\n{more}",
         vehicle = VehicleId([0x5a; 16]),
         port = process::closed_port()?,
-        log = logs::data(logs::TRUCK_LOG),
-        j1939 = logs::data(logs::TRUCK_J1939),
-        gps = logs::data(logs::TRUCK_GPS),
-        gps_bus = logs::TRUCK_GPS_BUS,
     );
     let (config_file, log_file) = (dir.join("agent.toml"), dir.join("agent.log"));
     fs::write(&config_file, config)?;
@@ -91,7 +86,13 @@ fn rss_kib(pid: u32) -> Result<u64> {
 /// Resident memory once it no longer changes, MiB.
 fn settled_rss_mib(binary: &Path) -> Result<f64> {
     let dir = tempfile::tempdir()?;
-    let agent = start(binary, dir.path())?;
+    let more = format!(
+        "repeat = true\n[[dbc]]\nfile = {:?}\n[[dbc]]\nfile = {:?}\nbus = \"{}\"\n",
+        logs::data(logs::TRUCK_J1939),
+        logs::data(logs::TRUCK_GPS),
+        logs::TRUCK_GPS_BUS
+    );
+    let agent = start(binary, dir.path(), &logs::data(logs::TRUCK_LOG), &more)?;
     let deadline = Instant::now() + SETTLED_WITHIN;
     let mut readings: Vec<u64> = Vec::new();
     loop {
@@ -108,9 +109,87 @@ fn settled_rss_mib(binary: &Path) -> Result<f64> {
     }
 }
 
+/// Frames a second of a bus with 500 kbit/s that is never idle: 8 bytes behind an id of 29 bits, stuffed.
+const FRAMES_PER_S: u64 = 4_000;
+const BUSES: u64 = 4;
+/// How long the load lasts, and when its measuring begins.
+const LOAD_S: u64 = 24;
+const LOAD_FROM_S: u64 = 6;
+
+/// The truck's frames on four buses at full load, as a recording.
+fn four_buses(file: &Path) -> Result<()> {
+    let log = logs::truck()?;
+    let mut out = BufWriter::new(File::create(file)?);
+    for number in 0..BUSES * FRAMES_PER_S * LOAD_S {
+        let frame = &log.frames[number as usize % log.frames.len()];
+        let time_us = number * 1_000_000 / (BUSES * FRAMES_PER_S);
+        let id = frame.id.to_string();
+        write!(
+            out,
+            "({}.{:06}) can{} {}#",
+            1_700_000_000 + time_us / 1_000_000,
+            time_us % 1_000_000,
+            number % BUSES,
+            &id[2..]
+        )?;
+        frame.data().iter().try_for_each(|byte| write!(out, "{byte:02X}"))?;
+        writeln!(out)?;
+    }
+    Ok(out.flush()?)
+}
+
+/// Clock ticks that a process has used.
+fn cpu_ticks(pid: u32) -> Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the agent has ended")?;
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or("").split(' ').collect();
+    let number = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).context("no times");
+    Ok(number(11)? + number(12)?)
+}
+
+/// Frames that the agent says it has taken.
+fn frames_taken(binary: &Path, config: &Path) -> Result<u64> {
+    let output = Command::new(binary).args(["status", "--json", "--config"]).arg(config).output()?;
+    let status: serde_json::Value =
+        serde_json::from_slice(&output.stdout).context("the agent does not answer")?;
+    status["counters"]["frames"].as_u64().context("no frames in its status")
+}
+
+/// What the agent takes of the machine while four buses are full, and every signal is collected once a second.
+fn four_bus_load(binary: &Path) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (recording, config) = (dir.path().join("four.log"), dir.path().join("agent.toml"));
+    four_buses(&recording)?;
+    let campaign = "[[campaign]]\nname = \"all\"\nwindow_ms = 10000\nsignals = [{ pattern = \"*\", period_ms = 1000 }]\n";
+    let agent = start(
+        binary,
+        dir.path(),
+        &recording,
+        &format!("repeat = false\n[[dbc]]\nfile = {:?}\n{campaign}", logs::data(logs::TRUCK_J1939)),
+    )?;
+    let (begun, pid) = (Instant::now(), agent.0.id());
+    sleep(Duration::from_secs(LOAD_FROM_S));
+    let (from, ticks, mut most_kib) = (begun.elapsed(), cpu_ticks(pid)?, 0);
+    while begun.elapsed() < Duration::from_secs(LOAD_S - 1) {
+        most_kib = most_kib.max(rss_kib(pid)?);
+        sleep(POLL);
+    }
+    let used = cpu_ticks(pid)? - ticks;
+    let seconds = (begun.elapsed() - from).as_secs_f64();
+    // A hundred ticks a second, so each is one per cent of a second.
+    metric::print("agent.cpu_4bus_percent", used as f64 / seconds, "%")?;
+    metric::print("agent.rss_4bus_mib", most_kib as f64 / 1024.0, "MiB")?;
+    sleep(Duration::from_secs(2));
+    let all = BUSES * FRAMES_PER_S * LOAD_S;
+    metric::print("agent.frames_lost_4bus", (all - frames_taken(binary, &config)?) as f64, "1")
+}
+
 fn main() -> Result<()> {
-    let binary = process::binary("convoy-agent")?;
+    let binary = match std::env::var_os("CONVOY_AGENT_BIN") {
+        Some(binary) => PathBuf::from(binary),
+        None => process::binary("convoy-agent")?,
+    };
     metric::print("agent.binary_mib", fs::metadata(&binary)?.len() as f64 / MIB, "MiB")?;
     metric::print("agent.rss_idle_mib", settled_rss_mib(&binary)?, "MiB")?;
+    four_bus_load(&binary)?;
     metric::print("agent.frames_per_s.truck", gateway_speed()?, "1/s")
 }

@@ -2,6 +2,7 @@
 
 use std::alloc::System;
 use std::hint::black_box;
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use convoy_agent_core::decoder::{Outcome, Row};
@@ -49,5 +50,16 @@ fn main() -> Result<()> {
         "1",
     )?;
     let rate = metric::best_rate(|| decode(&log, &mut row).map(|_| frames))?;
-    metric::print("decode.frames_per_s.truck", rate, "1/s")
+    metric::print_beside("decode.frames_per_s.truck", rate, "1/s", ("cantools", cantools()?))
+}
+
+/// Frames a second of cantools, on the same log with the same DBC files.
+fn cantools() -> Result<f64> {
+    let python = std::env::var("CONVOY_VEHICLE_PYTHON")
+        .context("cargo xtask bench decode sets CONVOY_VEHICLE_PYTHON")?;
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/measure/cantools_peer.py");
+    let files = [logs::TRUCK_LOG, logs::TRUCK_J1939, logs::TRUCK_GPS].map(logs::data);
+    let output = Command::new(python).arg(script).args(files).arg(logs::TRUCK_GPS_BUS).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout)?.trim().parse().context("cantools' rate is no number")
 }

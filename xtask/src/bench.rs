@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Number, Value};
 
-use crate::command::{cargo, run_streaming, shown};
+use crate::command::{cargo, run_streaming, shown, target_dir};
 use crate::goals::{GOALS, Goal, goal_of};
 use crate::table::{Align, render};
 use crate::{cost, package, python};
@@ -26,6 +26,10 @@ struct Group {
 #[derive(Clone, Copy)]
 enum Need {
     Nothing,
+    /// A Python with cantools.
+    Cantools,
+    /// The agent as it ships.
+    Agent,
     /// The release binaries.
     Binaries,
     /// The functions as they are deployed, the emulator, and a Python with what functions in Python stand on.
@@ -37,9 +41,9 @@ const SIMULATOR: &str = "convoy-simulator";
 const GROUPS: &[Group] = &[
     Group {
         name: "decode",
-        about: "frames in memory to physical values",
+        about: "frames in memory to physical values, beside cantools",
         package: SIMULATOR,
-        need: Need::Nothing,
+        need: Need::Cantools,
     },
     Group {
         name: "wire",
@@ -49,9 +53,9 @@ const GROUPS: &[Group] = &[
     },
     Group {
         name: "agent",
-        about: "size, memory and speed of convoy-agent",
+        about: "size, memory and speed of convoy-agent as it ships, also on four full buses",
         package: SIMULATOR,
-        need: Need::Binaries,
+        need: Need::Agent,
     },
     Group { name: "local", about: "end to end on one machine", package: SIMULATOR, need: Need::Binaries },
     Group {
@@ -141,6 +145,15 @@ fn measure(group: &Group) -> Result<Vec<Metric>> {
     let mut program = cargo(&["run", "--release", "-q", "-p", group.package, "--example", &example]);
     match group.need {
         Need::Nothing => {}
+        Need::Cantools => {
+            program.env("CONVOY_VEHICLE_PYTHON", python::vehicle()?);
+        }
+        Need::Agent => {
+            let mut build = cargo(&["build", "--profile", "agent", "-q", "-p", "convoy-agent"]);
+            let status = run_streaming(&mut build, |line| eprintln!("{line}"))?;
+            ensure!(status.success(), "`{}` failed ({status})", shown(&build));
+            program.env("CONVOY_AGENT_BIN", target_dir()?.join("agent/convoy-agent"));
+        }
         Need::Binaries => {
             let mut build = cargo(&["build", "--release", "-q", "-p", "convoy", "-p", "convoy-agent"]);
             let status = run_streaming(&mut build, |line| eprintln!("{line}"))?;

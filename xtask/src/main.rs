@@ -12,6 +12,7 @@ mod broker;
 mod check;
 mod command;
 mod cost;
+mod deb;
 mod deploy;
 mod fuzz;
 mod goals;
@@ -81,6 +82,8 @@ enum Task {
     /// Without arguments: 1,000, 100,000 and 1,000,000 vehicles with windows of 60 and 300 s. docs/cost.md says what
     /// the figures stand on.
     Cost(cost::Options),
+    /// Build the agent as it ships and pack it as a Debian package, with its systemd unit.
+    Deb,
     /// Build the zip with the `bootstrap` that all functions on AWS share, and print its size.
     Package,
     /// Show what a deployment of the stack would change, and do it with --yes.
@@ -104,6 +107,7 @@ fn main() -> ExitCode {
         Task::Bench { groups, json } => bench::run(&groups, json),
         Task::Fuzz { targets, seconds } => fuzz::run(&targets, seconds).map(|tally| tally.failed == 0),
         Task::Cost(options) => cost::run(&options),
+        Task::Deb => deb::run(),
         Task::Package => package::run().map(|_| true),
         Task::Deploy(options) => deploy::run(&options),
         Task::Undeploy(options) => undeploy::run(&options),

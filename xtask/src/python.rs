@@ -23,6 +23,18 @@ const AWS: Environment = Environment {
 /// AWS's own runtime for Python functions and its SDK.
 const PEER: Environment = Environment { name: "peer", pinned: &["awslambdaric==4.2.2", "boto3==1.44.8"] };
 
+/// The best known decoder of DBC files, and others' ends of SLCAN, ISO-TP and UDS.
+const VEHICLE: Environment = Environment {
+    name: "vehicle",
+    pinned: &[
+        "cantools==45.1.0",
+        "python-can==4.6.1",
+        "pyserial==3.5",
+        "can-isotp==2.0.7",
+        "udsoncan==1.26.1",
+    ],
+};
+
 /// Written when all is installed: what is in the environment.
 const MARK: &str = "installed.txt";
 
@@ -53,6 +65,14 @@ pub(crate) fn tools() -> Result<Tools> {
 /// As [`tools`].
 pub(crate) fn peer() -> Result<PathBuf> {
     Ok(PEER.ready()?.program("python"))
+}
+
+/// A Python that has cantools, python-can, can-isotp and udsoncan, found or installed as [`tools`] are.
+///
+/// # Errors
+/// As [`tools`].
+pub(crate) fn vehicle() -> Result<PathBuf> {
+    Ok(VEHICLE.ready()?.program("python"))
 }
 
 impl Environment {

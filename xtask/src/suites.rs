@@ -27,6 +27,8 @@ enum Need {
     AwsTools,
     /// The zip of the functions and the bridge, built as they are deployed.
     Functions,
+    /// Other ends of SLCAN, ISO-TP and UDS, from PyPI.
+    VehicleTools,
     /// A virtual machine whose kernel has CAN, from Debian's packages.
     Vm,
 }
@@ -86,8 +88,8 @@ const SUITES: &[Suite] = &[
     Suite {
         name: "unit",
         about: "unit, golden, scenario, property and documentation tests of every crate",
-        // For the vehicle's rights on a broker of its own, the reference database, and the ports on AWS.
-        needs: &[Need::Mosquitto, Need::Postgres, Need::AwsTools],
+        // For the vehicle's rights on a broker of its own, the reference database, the ports on AWS, and adapters.
+        needs: &[Need::Mosquitto, Need::Postgres, Need::AwsTools, Need::VehicleTools],
         // The simulator's own test programs are the suites below.
         run: Run::Tests(&[
             &["test", "--no-fail-fast", "--workspace", "--lib", "--bins"],
@@ -284,6 +286,14 @@ impl Session {
                 Err(reason) => {
                     tally += self.without(suite.name, "AWS", &reason);
                     return (tally, false);
+                }
+            }
+        }
+        if suite.needs.contains(&Need::VehicleTools) {
+            match python::vehicle() {
+                Ok(python) => variables.push(("CONVOY_VEHICLE_PYTHON", python)),
+                Err(error) => {
+                    tally += self.without(suite.name, "the vehicle's other ends", &format!("{error:#}"))
                 }
             }
         }

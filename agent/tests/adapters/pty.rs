@@ -80,7 +80,7 @@ impl<A> Drop for Pty<A> {
 }
 
 /// The end of the adapter; the other one is a device that the agent opens.
-fn open(link: &Path) -> TTYPort {
+pub(crate) fn open(link: &Path) -> TTYPort {
     let (mut adapter, device) = TTYPort::pair().unwrap();
     adapter.set_timeout(TICK).unwrap();
     let _ = std::fs::remove_file(link);

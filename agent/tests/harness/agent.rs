@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -15,7 +15,7 @@ use serde_json::Value;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A process that ends with the test.
-struct Running(Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -88,6 +88,24 @@ impl Agent {
         (self.tap, self.lines) = (Some(Running(tap)), lines);
     }
 
+    pub(crate) fn config(&self) -> PathBuf {
+        self.dir.path().join("agent.toml")
+    }
+
+    /// Has it read its configuration again.
+    pub(crate) fn hang_up(&self) {
+        let status = Command::new("kill").args(["-HUP", &self.pid().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    pub(crate) fn wait_for_log(&self, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.log().contains(text) {
+            assert!(Instant::now() < deadline, "{text} is not said: {}", self.log());
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Its process id, for signals.
     pub(crate) fn pid(&self) -> u32 {
         self.agent.0.id()
@@ -101,11 +119,12 @@ impl Agent {
     pub(crate) fn wait_for(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let status = self.status();
-            if holds(&status) {
-                return status;
+            // While it reads its configuration again, nobody answers.
+            let status = self.try_status();
+            if let Some(status) = status.as_ref().filter(|status| holds(status)) {
+                return status.clone();
             }
-            assert!(Instant::now() < deadline, "{what} does not come: {status}\n{}", self.log());
+            assert!(Instant::now() < deadline, "{what} does not come: {status:?}\n{}", self.log());
             thread::sleep(Duration::from_millis(50));
         }
     }
