@@ -10,8 +10,8 @@
 //! {"t_us":1635188455020850,"bus":"can1","id":"0x7E8","protocol":"isotp","data":"410c1af8"}
 //! ```
 //!
-//! Samples and trouble codes are written by default; whole messages (of ISO-TP, UDS, OBD-II, J1939's transport) where their
-//! protocol is asked for.
+//! Samples are written by default; trouble codes and whole messages (of ISO-TP, UDS, OBD-II, J1939's transport) where their
+//! protocol is asked for. The summary of `--stats` has all of them.
 
 use std::fs;
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -80,7 +80,10 @@ impl DecodeRequest {
             Message::IsoTp(message) => {
                 let service = message.data().first().copied().unwrap_or(0);
                 let is_answer = service >= uds::POSITIVE;
-                let is_obd = obd::is_response_id(message.id) && service < 0x50;
+                // A refusal names the service that was asked for.
+                let of = if service == 0x7F { message.data().get(1).copied() } else { None };
+                let is_obd =
+                    obd::is_response_id(message.id) && (service < 0x50 || of.is_some_and(|of| of < 0x10));
                 asked(Protocol::Isotp)
                     || (is_answer && is_obd && asked(Protocol::Obd))
                     || (is_answer && !is_obd && asked(Protocol::Uds))
@@ -98,12 +101,12 @@ impl DecodeRequest {
             || (is_group && self.wants(Protocol::J1939))
     }
 
-    fn wants_faults_of(&self, id: CanId, is_uds: bool) -> bool {
-        match id {
-            CanId::Extended(id) if id >> 16 != 0x18DA => self.wants(Protocol::J1939),
-            _ if is_uds => self.wants(Protocol::Uds),
-            _ => self.wants(Protocol::Obd),
-        }
+    fn asks_for_faults_of(&self, id: CanId, is_uds: bool) -> bool {
+        self.protocols.contains(&match id {
+            CanId::Extended(id) if id >> 16 != 0x18DA => Protocol::J1939,
+            _ if is_uds => Protocol::Uds,
+            _ => Protocol::Obd,
+        })
     }
 }
 
@@ -200,14 +203,19 @@ pub fn decode(request: &DecodeRequest, out: impl Write) -> Result<DecodeSummary,
     Ok(DecodeSummary { lines: reader.counts().clone(), ..work.summary })
 }
 
+/// The files, those of one bus first; OBD-II as it ships with the agent where it is asked for and no file is named.
 fn sources(request: &DecodeRequest, buses: &mut BusTable) -> Result<Vec<DbcSource>, DecodeError> {
-    let every = request.dbcs.iter().map(|path| (None, path));
     let per_bus: Vec<_> = request.bus_dbcs.iter().map(|(bus, path)| (buses.intern(bus), path)).collect();
-    let read = |(bus, path): (_, &PathBuf)| {
+    let every = request.dbcs.iter().map(|path| (None, path));
+    let read = |(bus, path): (_, &PathBuf)| -> Result<DbcSource, DecodeError> {
         let bytes = fs::read(path).map_err(|source| DecodeError::Input { path: path.clone(), source })?;
         Ok(DbcSource { name: path.display().to_string(), bytes, bus })
     };
-    per_bus.into_iter().chain(every).map(read).collect()
+    let mut sources = per_bus.into_iter().chain(every).map(read).collect::<Result<Vec<_>, _>>()?;
+    if sources.is_empty() && request.protocols.contains(&Protocol::Obd) {
+        sources.push(DbcSource { name: "OBD-II (built in)".into(), bytes: obd::signal_set(), bus: None });
+    }
+    Ok(sources)
 }
 
 struct Work<'d, W: Write> {
@@ -276,16 +284,14 @@ impl<W: Write> Work<'_, W> {
     fn diagnosis(&mut self, time_us: i64, bus: &str, id: CanId, diagnosis: Diagnosis) -> io::Result<()> {
         let Diagnosis::Faults(list) = diagnosis else { return Ok(()) };
         let is_uds = matches!(list.reporter, convoy_agent_core::faults::Reporter::Uds(..));
-        if !self.request.wants_faults_of(id, is_uds) {
-            return Ok(());
-        }
         self.summary.dtcs += list.dtcs.len() as u64;
         match &mut self.stats {
             Some(stats) => {
                 stats.faults(&list);
                 Ok(())
             }
-            None => self.lines.faults(time_us, bus, id, &list),
+            None if self.request.asks_for_faults_of(id, is_uds) => self.lines.faults(time_us, bus, id, &list),
+            None => Ok(()),
         }
     }
 
@@ -365,6 +371,37 @@ BO_ 291 Body: 2 ECU
         let out = String::from_utf8(out).unwrap();
         assert!(out.lines().nth(1).unwrap().contains(r#""value":8191.875,"#), "{out}");
         assert_eq!((summary.samples, summary.unknown), (2, 3));
+    }
+
+    #[test]
+    fn obd_is_decoded_without_a_file_and_its_codes_and_messages_are_lines_of_their_own() {
+        let (dir, mut request) = files();
+        let log = "(1.000000) can0 7DF#0201000000000000\n(1.100000) can0 7E8#04410C1AF8AAAAAA\n\
+                   (1.200000) can0 7E8#0443010301AAAAAA\n(1.300000) can0 7E8#037F0211AAAAAAAA\n";
+        fs::write(dir.path().join("obd.log"), log).unwrap();
+        (request.dbcs, request.log) = (Vec::new(), dir.path().join("obd.log"));
+        request.protocols = vec![Protocol::Obd];
+        let mut out = Vec::new();
+        let summary = decode(&request, &mut out).unwrap();
+        let expected = [
+            r#"{"t_us":1100000,"bus":"can0","id":"0x7E8","message":"7E8_010C","signal":"EngineSpeed","value":1726.0,"unit":"rpm"}"#,
+            r#"{"t_us":1100000,"bus":"can0","id":"0x7E8","protocol":"isotp","data":"410c1af8"}"#,
+            r#"{"t_us":1200000,"bus":"can0","id":"0x7E8","dtc":"P0301","system":"obd","stage":"active"}"#,
+            r#"{"t_us":1200000,"bus":"can0","id":"0x7E8","protocol":"isotp","data":"43010301"}"#,
+            r#"{"t_us":1300000,"bus":"can0","id":"0x7E8","protocol":"isotp","data":"7f0211"}"#,
+        ];
+        let out = String::from_utf8(out).unwrap();
+        assert_eq!(out.lines().collect::<Vec<_>>(), expected);
+        assert_eq!((summary.samples, summary.dtcs, summary.messages), (1, 1, 3));
+        request.stats = true;
+        let mut out = Vec::new();
+        decode(&request, &mut out).unwrap();
+        let stats: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(stats["signals"]["7E8_010C.EngineSpeed"]["mean"], 1726.0);
+        assert_eq!(
+            (&stats["isotp"]["messages"], &stats["dtcs"]["P0301|ecu 7E8|active"]),
+            (&4.into(), &1.into())
+        );
     }
 
     #[test]

@@ -85,7 +85,8 @@ enum Command {
         /// Keep values that J1939 marks as not available or as errors.
         #[arg(long)]
         keep_not_available: bool,
-        /// Only this, with its whole messages; may be given several times. Without it: what the files and the frames say.
+        /// Only this, with its trouble codes and whole messages; may be given several times. Without it: the samples that
+        /// the files and the frames have.
         #[arg(long = "protocol", value_name = "PROTOCOL", value_enum)]
         protocols: Vec<Protocol>,
         /// One summary in place of the lines: signals with count, min, max, mean, transport protocols, trouble codes.

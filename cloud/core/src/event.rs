@@ -10,6 +10,7 @@ use serde::ser::{Serialize, SerializeSeq, Serializer};
 
 use crate::ambient::rfc3339;
 use crate::bus::{TYPE_ALERT, TYPE_DTC, TYPE_SNAPSHOT, TYPE_TELEMETRY};
+use crate::dtc_texts::description;
 use crate::identity::{EventId, InternalEventId};
 use crate::snapshot::Grant;
 
@@ -312,6 +313,9 @@ struct DtcJson {
     dtc: DtcFields,
     /// `SPN 980 FMI 9` or `P0301`.
     text: String,
+    /// What it means, where it is a standard code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<&'static str>,
     change: DtcChange,
     time: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -337,6 +341,7 @@ fn dtc_json(record: &DtcRecord) -> DtcJson {
     DtcJson {
         dtc,
         text: record.dtc.to_string(),
+        description: description(record.dtc),
         change: record.change,
         time: rfc3339(record.timestamp_us),
         occurrence_count: record.occurrence_count,

@@ -20,6 +20,7 @@ pub mod contract;
 pub mod counters;
 pub mod credential;
 pub mod cursor;
+pub mod dtc_texts;
 pub mod enrich;
 pub mod enrol;
 pub mod event;
