@@ -10,8 +10,10 @@ use convoy_agent_core::poll::PollOptions;
 use convoy_protocol::frame::{BusIndex, CanFrame, CanId};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
+use crate::clock::wall_us;
 use crate::source::{FrameSource, LinkStatus, SourceError, SourceEvent, Transmission};
 
 mod serial;
@@ -34,6 +36,8 @@ const WORKED_AFTER: Duration = Duration::from_secs(5);
 pub(crate) const OPENING: &str = "opening";
 /// A source's state while it works.
 pub(crate) const UP: &str = "up";
+/// Longest time that a frame waits in the kernel, microseconds.
+const AGE_US_MAX: i64 = 2_000_000;
 /// Events handed on at once.
 const EVENTS_AT_ONCE: usize = 256;
 
@@ -83,8 +87,42 @@ impl Link {
 pub(crate) struct Port {
     pub(crate) bus: BusIndex,
     pub(crate) link: Arc<Link>,
-    pub(crate) events: mpsc::Sender<SourceEvent>,
+    pub(crate) events: mpsc::Sender<Heard>,
     pub(crate) commands: mpsc::Receiver<Command>,
+}
+
+/// An event, and when it was taken from its source: it may wait while the disk is full.
+pub(crate) struct Heard {
+    at: Instant,
+    /// How long a frame had waited in the kernel by then, microseconds.
+    age_us: i64,
+    event: SourceEvent,
+}
+
+impl Heard {
+    /// With the time that a frame had, by the wall clock as it is now.
+    fn into_event(self) -> SourceEvent {
+        match self.event {
+            SourceEvent::Frame(mut frame) => {
+                let waited_us = i64::try_from(self.at.elapsed().as_micros()).unwrap_or(i64::MAX);
+                frame.timestamp_us = wall_us().saturating_sub(self.age_us).saturating_sub(waited_us);
+                SourceEvent::Frame(frame)
+            }
+            event => event,
+        }
+    }
+}
+
+impl Port {
+    /// Hands an event to the agent, and waits for a place; false where the agent ends.
+    pub(crate) async fn tell(&self, event: SourceEvent) -> bool {
+        let age_us = match &event {
+            // More than that, and the wall clock was set in between.
+            SourceEvent::Frame(frame) => wall_us().saturating_sub(frame.timestamp_us).clamp(0, AGE_US_MAX),
+            _ => 0,
+        };
+        self.events.send(Heard { at: Instant::now(), age_us, event }).await.is_ok()
+    }
 }
 
 /// Something for a source to send.
@@ -96,8 +134,8 @@ pub(crate) enum Command {
 
 /// The source of an agent that has several of its own.
 pub struct LiveSources {
-    events: mpsc::Receiver<SourceEvent>,
-    ready: Vec<SourceEvent>,
+    events: mpsc::Receiver<Heard>,
+    ready: Vec<Heard>,
     links: Vec<Arc<Link>>,
     commands: Vec<mpsc::Sender<Command>>,
     filters: Vec<watch::Sender<Option<Vec<IdFilter>>>>,
@@ -161,7 +199,7 @@ impl FrameSource for LiveSources {
             self.ready.reverse();
         }
         match self.ready.pop() {
-            Some(event) => Ok(event),
+            Some(heard) => Ok(heard.into_event()),
             // The tasks never end by themselves.
             None => std::future::pending().await,
         }

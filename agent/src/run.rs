@@ -39,8 +39,8 @@ pub const FRAMES_PER_TURN_MAX: usize = 256;
 /// Events of the connection taken in one turn.
 pub const UPLINK_EVENTS_PER_TURN_MAX: usize = 256;
 
-/// A frame that says it is older, or from the future, came while the wall clock was set.
-const FRAME_AGE_US_MAX: i64 = 2_000_000;
+/// A frame waits for the disk no longer than that; one that says more came while the wall clock was set.
+const FRAME_AGE_US_MAX: i64 = 86_400_000_000;
 
 const MANIFEST_FILE: &str = "manifest";
 /// Envelopes with the manifest that are remembered, the newest first: one that is stored is enough.

@@ -207,7 +207,8 @@ fn slcan_isotp_and_uds_are_understood_by_others() {
     let status = agent.status();
     assert_eq!(
         (status["sources"][0]["state"].as_str(), status["counters"]["isotp_aborted"].as_u64()),
-        (Some("up"), Some(0))
+        (Some("up"), Some(0)),
+        "{status}"
     );
     drop(ecu);
 }

@@ -35,6 +35,8 @@ const SETTLED_AFTER_US: i64 = 200_000;
 const RETRIES_MAX: u32 = 2;
 /// How often the voltage is read, microseconds.
 pub const VOLTAGE_INTERVAL_US: i64 = 10_000_000;
+/// Bytes of an ECU's trouble codes at most: their count is a byte.
+const CODE_BYTES_MAX: usize = 2 * 255;
 /// Bytes of a message in parts at most (12 bits).
 const MESSAGE_BYTES_MAX: usize = 4_095;
 
@@ -111,8 +113,14 @@ enum State {
     Hung,
 }
 
-/// Commands at the start; an adapter may refuse any of them. `ATSP` gets its protocol.
-const SETUP: [&str; 9] = ["ATZ", "ATE0", "ATL0", "ATS1", "ATH1", "ATAT1", "ATCAF1", "ATSP", "ATDPN"];
+/// Commands at the start; an adapter may refuse any of them. `ATSP` gets its protocol, and one that listens shows frames as
+/// they are: with `ATCAF1` it would take most of them for damaged messages.
+const SETUP: [&str; 10] =
+    ["ATZ", "ATE0", "ATL0", "ATS1", "ATH1", "ATAT1", "ATCAF1", "ATJHF0", "ATSP", "ATDPN"];
+/// Pause before an adapter that stopped listening is told to go on, unless its buffer was full, microseconds.
+const MONITOR_PAUSE_US: i64 = 1_000_000;
+/// An answer takes no longer in all, microseconds: an adapter that babbles is no better than a silent one.
+const ANSWER_US_MAX: i64 = 2 * SEARCH_WITHIN_US;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Request {
@@ -149,7 +157,13 @@ pub struct ElmSession {
     parts: Parts,
     ends: VecDeque<RequestEnd>,
     voltage: Option<f64>,
+    /// It was measured since it was last asked for.
+    is_voltage_new: bool,
     voltage_due_us: i64,
+    /// When an adapter that listens is told to go on.
+    monitor_due_us: i64,
+    /// Trouble codes of protocols before CAN, which come three a line without a count: by sender and service.
+    codes: Vec<(CanId, u8, Vec<u8>)>,
     out: Vec<u8>,
     counters: ElmCounters,
 }
@@ -172,7 +186,10 @@ impl ElmSession {
             parts: Parts::default(),
             ends: VecDeque::new(),
             voltage: None,
+            is_voltage_new: false,
             voltage_due_us: now_us,
+            monitor_due_us: now_us,
+            codes: Vec::new(),
             out: Vec::new(),
             counters: ElmCounters::default(),
         };
@@ -203,6 +220,11 @@ impl ElmSession {
     /// Volts at the vehicle's socket, as last read.
     pub fn voltage(&self) -> Option<f64> {
         self.voltage
+    }
+
+    /// The same, once for each time that it was read; `Some(None)`: the adapter does not know it.
+    pub fn poll_voltage(&mut self) -> Option<Option<f64>> {
+        std::mem::take(&mut self.is_voltage_new).then_some(self.voltage)
     }
 
     /// Asks the vehicle; false where it is not [ready](Self::is_ready) or the request is longer than a single frame.
@@ -236,6 +258,7 @@ impl ElmSession {
                 b'\r' | b'\n' => self.end_line(now_us, wall_us, &mut frame),
                 b'>' => {
                     self.end_line(now_us, wall_us, &mut frame);
+                    self.end_codes(wall_us, &mut frame);
                     self.handle_prompt(now_us);
                 }
                 byte if self.line.len() < LINE_BYTES_MAX => self.line.push(*byte),
@@ -255,7 +278,8 @@ impl ElmSession {
         match self.state {
             State::Idle if self.request.is_some() => self.send_request(now_us),
             State::Idle if self.options.mode == ElmMode::Monitor => {
-                self.send(now_us, Command::Monitor, "ATMA")
+                self.monitor_due_us = now_us;
+                self.send(now_us, Command::Monitor, "ATMA");
             }
             State::Idle => {
                 self.voltage_due_us = now_us.saturating_add(VOLTAGE_INTERVAL_US);
@@ -289,14 +313,18 @@ impl ElmSession {
         let last_us = self.sent_us.max(self.heard_us);
         let after = |us: i64| Some(last_us.saturating_add(us));
         match self.state {
-            State::Idle if self.request.is_some() || self.options.mode == ElmMode::Monitor => Some(i64::MIN),
+            State::Idle if self.request.is_some() => Some(i64::MIN),
+            State::Idle if self.options.mode == ElmMode::Monitor => Some(self.monitor_due_us),
             State::Idle => Some(self.voltage_due_us),
             State::Waiting(Command::Monitor) | State::Hung => None,
-            // Counted from the command: an adapter that babbles without a prompt is no better than a silent one.
             State::Waiting(Command::Setup(0)) => Some(self.sent_us.saturating_add(RESET_WITHIN_US)),
-            State::Waiting(_) if self.is_searching => after(SEARCH_WITHIN_US),
-            State::Waiting(_) => after(ANSWER_WITHIN_US),
-            State::Interrupted { prompted: true, .. } => after(SETTLED_AFTER_US),
+            State::Waiting(_) => {
+                let silence_us = if self.is_searching { SEARCH_WITHIN_US } else { ANSWER_WITHIN_US };
+                after(silence_us).min(Some(self.sent_us.saturating_add(ANSWER_US_MAX)))
+            }
+            State::Interrupted { since_us, prompted: true } => {
+                after(SETTLED_AFTER_US).min(Some(since_us.saturating_add(RESET_WITHIN_US)))
+            }
             State::Interrupted { since_us, .. } => Some(since_us.saturating_add(INTERRUPT_WITHIN_US)),
         }
     }
@@ -345,6 +373,7 @@ impl ElmSession {
     }
 
     fn send_payload(&mut self, now_us: i64) {
+        self.codes.clear();
         let Some(request) = &mut self.request else { return };
         (request.frames, request.notice) = (0, None);
         let text: String = request.payload.iter().map(|byte| format!("{byte:02X}")).collect();
@@ -389,12 +418,19 @@ impl ElmSession {
             (State::Waiting(Command::Header(_)), _) => {}
             (_, Line::Notice(notice)) => {
                 self.counters.buffer_full += u64::from(notice == Notice::BufferFull);
+                self.counters.malformed += u64::from(notice == Notice::Data);
+                if notice == Notice::BufferFull {
+                    self.monitor_due_us = i64::MIN;
+                }
                 if let Some(request) = &mut self.request {
                     request.notice = Some(notice);
                 }
             }
             (State::Waiting(Command::Request | Command::Monitor), Line::Frame(id, data)) => {
                 self.handle_frame(wall_us, id, &data, frame);
+            }
+            (State::Waiting(Command::Request), Line::Codes(id, service, codes)) => {
+                self.handle_codes(id, service, &codes);
             }
             (State::Waiting(Command::Request), Line::Message(message)) => {
                 self.dialect = Dialect::Headless;
@@ -423,12 +459,12 @@ impl ElmSession {
 
     /// `12.6V`.
     fn handle_voltage(&mut self, line: &Line) {
-        if let Line::Text(text) = line
-            && let Some(volts) = text.strip_suffix('V').and_then(|volts| volts.parse::<f64>().ok())
-            && (0.0..100.0).contains(&volts)
-        {
-            self.voltage = Some(volts);
-        }
+        let volts = match line {
+            Line::Text(text) => text.strip_suffix('V').and_then(|volts| volts.parse().ok()),
+            _ => None,
+        };
+        self.voltage = volts.filter(|volts| (0.0..100.0).contains(volts));
+        self.is_voltage_new = true;
     }
 
     /// A frame that is whole by what its first byte says is handed out.
@@ -466,6 +502,27 @@ impl ElmSession {
         }
     }
 
+    fn handle_codes(&mut self, id: CanId, service: u8, codes: &[u8]) {
+        let known = self.codes.iter_mut().find(|(of, in_service, _)| (*of, *in_service) == (id, service));
+        match known {
+            Some((_, _, all)) if all.len() + codes.len() <= CODE_BYTES_MAX => all.extend_from_slice(codes),
+            Some(_) => self.counters.malformed += 1,
+            None => self.codes.push((id, service, codes.to_vec())),
+        }
+    }
+
+    /// Hands out the trouble codes of protocols before CAN as one message with a count, as with CAN.
+    fn end_codes(&mut self, wall_us: i64, frame: &mut impl FnMut(CanFrame)) {
+        for (id, service, codes) in std::mem::take(&mut self.codes) {
+            let codes = codes.as_chunks::<2>().0.iter().filter(|code| **code != [0, 0]);
+            let codes: Vec<u8> = codes.flatten().copied().collect();
+            let count = u8::try_from(codes.len() / 2).unwrap_or(u8::MAX);
+            for data in frames_of(&[&[service, count][..], &codes].concat()) {
+                self.handle_frame(wall_us, id, &data, frame);
+            }
+        }
+    }
+
     /// Makes frames of a message, as the first ECU would have sent them.
     fn handle_message(&mut self, wall_us: i64, message: &[u8], frame: &mut impl FnMut(CanFrame)) {
         let id = match self.request.as_ref().map(|request| request.id) {
@@ -481,8 +538,11 @@ impl ElmSession {
         match self.state {
             State::Waiting(Command::Setup(at)) => match SETUP.get(at + 1) {
                 Some(text) => {
-                    let protocol = self.options.protocol;
-                    let text = if *text == "ATSP" { format!("ATSP{protocol}") } else { (*text).to_owned() };
+                    let text = match (*text, self.options.mode) {
+                        ("ATSP", _) => format!("ATSP{}", self.options.protocol),
+                        ("ATCAF1", ElmMode::Monitor) => "ATCAF0".to_owned(),
+                        (text, _) => text.to_owned(),
+                    };
                     self.send(now_us, Command::Setup(at + 1), &text);
                 }
                 None => self.state = State::Idle,
@@ -492,7 +552,14 @@ impl ElmSession {
                 self.send_payload(now_us);
             }
             State::Waiting(Command::Request) => self.handle_answered(now_us),
-            State::Waiting(Command::Voltage | Command::Monitor) => self.state = State::Idle,
+            State::Waiting(Command::Voltage) => self.state = State::Idle,
+            State::Waiting(Command::Monitor) => {
+                self.state = State::Idle;
+                // Where its buffer was full it goes on at once.
+                if self.monitor_due_us != i64::MIN {
+                    self.monitor_due_us = now_us.saturating_add(MONITOR_PAUSE_US);
+                }
+            }
             State::Interrupted { since_us, .. } => {
                 self.state = State::Interrupted { since_us, prompted: true }
             }

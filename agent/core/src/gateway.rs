@@ -534,7 +534,7 @@ impl Gateway {
         if !self.pollers.is_empty()
             && let Some(voltage) = self.voltage
         {
-            self.hear_voltage(voltage);
+            self.hear_voltage(now_us, voltage);
         }
         let now = self.now(now_us);
         if self.is_tapped {

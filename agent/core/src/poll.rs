@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use convoy_protocol::frame::{BusIndex, CanFrame, CanId};
 
-use crate::isotp::IsoTpMessage;
+use crate::isotp::{ISOTP_N_CR_US, IsoTpMessage};
 use crate::obd::{self, ObdResponse, Stage};
 use crate::uds::{self, UdsAnswer};
 
@@ -42,6 +42,11 @@ pub const UNANSWERED_MAX: u32 = 3;
 pub const PAUSE_US: i64 = 2_000_000;
 /// Longest pause, microseconds.
 pub const PAUSE_US_MAX: i64 = 600_000_000;
+
+/// A voltage is forgotten after this time, microseconds: it may have been the last one before the vehicle slept.
+pub const VOLTAGE_AGE_US_MAX: i64 = 30_000_000;
+/// A request that an adapter carries out is over when the adapter says so, or after this time, microseconds.
+pub const ADAPTER_US: i64 = 15_000_000;
 
 /// To every ECU, with 11 and 29 bits (ISO 15765-4).
 const FUNCTIONAL: [CanId; 2] = [CanId::Standard(0x7DF), CanId::Extended(0x18DB_33F1)];
@@ -82,6 +87,8 @@ pub struct PollOptions {
     pub trouble_codes_period_us: Option<i64>,
     /// What else, or the same parameters more often.
     pub requests: Vec<PollRequest>,
+    /// An adapter carries requests out, one at a time, and says when each is over ([`Poller::handle_end`]).
+    pub by_adapter: bool,
 }
 
 /// What it does now, and why.
@@ -143,6 +150,8 @@ struct Outstanding {
     item: Option<usize>,
     asked_us: i64,
     until_us: i64,
+    /// ECUs that have said that their answer comes later, or have sent a part of a long one, and how long each is waited for.
+    later: BTreeMap<CanId, i64>,
     pending: u32,
     is_answered: bool,
     /// ECUs that have the parameter and have not answered; `None`: not known.
@@ -157,13 +166,16 @@ pub struct Poller {
     follow_ups: VecDeque<(CanId, Vec<u8>)>,
     outstanding: Option<Outstanding>,
     flow_control: Option<CanFrame>,
+    /// The request before, and how long an answer to it is let go on.
+    recent: Option<(CanId, Option<CanId>, i64)>,
     /// Which parameters each ECU has; the next range to find out, and to whom it is asked.
     supported: BTreeMap<CanId, BTreeSet<u8>>,
     discovery: Option<(usize, u8)>,
     /// Codes that a freeze frame was asked for.
     frozen: BTreeMap<CanId, Vec<u8>>,
     traffic_us: Option<i64>,
-    voltage_v: Option<f64>,
+    /// Volts, and when they were measured.
+    voltage: Option<(f64, i64)>,
     in_a_row: u32,
     pause_us: i64,
     paused_until_us: Option<i64>,
@@ -182,11 +194,12 @@ impl Poller {
             follow_ups: VecDeque::new(),
             outstanding: None,
             flow_control: None,
+            recent: None,
             supported: BTreeMap::new(),
             discovery: None,
             frozen: BTreeMap::new(),
             traffic_us: None,
-            voltage_v: None,
+            voltage: None,
             in_a_row: 0,
             pause_us: PAUSE_US,
             paused_until_us: None,
@@ -220,7 +233,9 @@ impl Poller {
         let has_traffic = self
             .traffic_us
             .is_some_and(|heard_us| now_us.saturating_sub(heard_us) < self.options.quiet_after_us);
-        let is_charging = match (self.voltage_v, self.options.voltage_min_v) {
+        let is_fresh = |at_us: i64| now_us.saturating_sub(at_us) <= VOLTAGE_AGE_US_MAX;
+        let voltage_v = self.voltage.filter(|(_, at_us)| is_fresh(*at_us)).map(|(volts, _)| volts);
+        let is_charging = match (voltage_v, self.options.voltage_min_v) {
             (Some(volts), Some(min)) if volts < min => return PollState::VoltageLow,
             (Some(_), Some(_)) => true,
             _ => false,
@@ -235,8 +250,8 @@ impl Poller {
     }
 
     /// Takes the voltage at the vehicle's socket; `None` where it is not known any more.
-    pub fn handle_voltage(&mut self, volts: Option<f64>) {
-        self.voltage_v = volts;
+    pub fn handle_voltage(&mut self, now_us: i64, volts: Option<f64>) {
+        self.voltage = volts.map(|volts| (volts, now_us));
     }
 
     /// Takes a frame of its bus.
@@ -245,23 +260,37 @@ impl Poller {
         let is_asked_for = is_diagnostic(frame.id)
             || self.items.iter().any(|item| answers((item.request.id, item.request.answers_on), frame.id));
         if !is_asked_for {
-            self.traffic_us = Some(now_us);
+            // It may have waited in a queue while the vehicle fell asleep.
+            self.traffic_us = self.traffic_us.max(Some(frame.timestamp_us.min(now_us)));
             return;
         }
-        if let Some(outstanding) = &mut self.outstanding
-            && answers((outstanding.id, outstanding.answers_on), frame.id)
-            && let Some(head) = frame.data().first()
-        {
-            match head >> 4 {
-                1 => {
-                    let to = physical(frame.id, outstanding.id);
-                    self.flow_control = CanFrame::new(now_us, frame.bus, to, &CONTINUE).ok();
-                    outstanding.until_us = now_us.saturating_add(P2_US);
+        let kind = frame.data().first().map_or(0xF, |head| head >> 4);
+        match &mut self.outstanding {
+            Some(outstanding) if answers((outstanding.id, outstanding.answers_on), frame.id) => {
+                let is_known = outstanding.later.contains_key(&frame.id);
+                if kind == 1 || (kind == 2 && is_known) {
+                    outstanding.later.insert(frame.id, now_us.saturating_add(ISOTP_N_CR_US));
                 }
-                2 => outstanding.until_us = now_us.saturating_add(P2_US),
-                _ => {}
+                if kind == 1 {
+                    let asked_on = outstanding.id;
+                    self.let_go_on(now_us, frame, asked_on);
+                }
             }
+            // A slow ECU: the request is over, and its answer is of use all the same.
+            _ if kind == 1 => {
+                if let Some((id, answers_on, until_us)) = self.recent
+                    && now_us <= until_us
+                    && answers((id, answers_on), frame.id)
+                {
+                    self.let_go_on(now_us, frame, id);
+                }
+            }
+            _ => {}
         }
+    }
+
+    fn let_go_on(&mut self, now_us: i64, frame: &CanFrame, asked_on: CanId) {
+        self.flow_control = CanFrame::new(now_us, frame.bus, physical(frame.id, asked_on), &CONTINUE).ok();
     }
 
     /// Takes a whole message of its bus, after its frames.
@@ -272,11 +301,12 @@ impl Poller {
             return;
         };
         let service = outstanding.payload.first().copied().unwrap_or(0);
+        outstanding.later.remove(&message.id);
         match message.data() {
             &[0x7F, of, code] if of == service => {
                 if code == uds::RESPONSE_PENDING && outstanding.pending < PENDING_MAX {
                     outstanding.pending += 1;
-                    outstanding.until_us = now_us.saturating_add(P2_STAR_US);
+                    outstanding.later.insert(message.id, now_us.saturating_add(P2_STAR_US));
                     return;
                 }
                 self.handle_refusal(code);
@@ -293,6 +323,7 @@ impl Poller {
     pub fn handle_end(&mut self, now_us: i64) {
         if let Some(outstanding) = &mut self.outstanding {
             outstanding.until_us = now_us;
+            outstanding.later.clear();
         }
     }
 
@@ -304,7 +335,9 @@ impl Poller {
             if !matches!(self.state(now_us), PollState::Unanswered) && self.was_asking {
                 self.was_asking = false;
                 self.outstanding = None;
-                self.flow_control = None;
+                (self.flow_control, self.recent) = (None, None);
+                // Awake again it is another vehicle, or the same one refreshed.
+                (self.paused_until_us, self.pause_us, self.in_a_row) = (None, PAUSE_US, 0);
             }
             return None;
         }
@@ -319,7 +352,7 @@ impl Poller {
         let answers_on = item.and_then(|at| self.items.get(at)?.request.answers_on);
         self.spend();
         self.counters.requests += 1;
-        let until_us = now_us.saturating_add(P2_US);
+        let until_us = now_us.saturating_add(if self.options.by_adapter { ADAPTER_US } else { P2_US });
         self.outstanding = Some(Outstanding {
             id,
             answers_on,
@@ -327,6 +360,7 @@ impl Poller {
             item,
             asked_us: now_us,
             until_us,
+            later: BTreeMap::new(),
             pending: 0,
             is_answered: false,
             missing: self.owners(&payload),
@@ -350,7 +384,7 @@ impl Poller {
                 let rate = i64::from(self.options.frames_per_s_max.max(1));
                 let credit_us = self.credit_us.saturating_add((1_000_000 - self.credit).max(0) / rate + 1);
                 let due_us = match &self.outstanding {
-                    Some(outstanding) => outstanding.until_us,
+                    Some(outstanding) => outstanding.ends_us(),
                     None if self.discovery.is_some() || !self.follow_ups.is_empty() => credit_us,
                     None => self
                         .items
@@ -398,9 +432,12 @@ impl Poller {
 
     /// Ends the request on its way when its time is over.
     fn finish(&mut self, now_us: i64) {
-        let Some(outstanding) = self.outstanding.take_if(|outstanding| outstanding.until_us <= now_us) else {
+        let Some(outstanding) = self.outstanding.take_if(|outstanding| outstanding.ends_us() <= now_us)
+        else {
             return;
         };
+        let until_us = now_us.saturating_add(ISOTP_N_CR_US);
+        self.recent = Some((outstanding.id, outstanding.answers_on, until_us));
         if outstanding.is_answered {
             self.counters.answered += 1;
             (self.in_a_row, self.pause_us) = (0, PAUSE_US);
@@ -478,7 +515,10 @@ impl Poller {
             item.refusals = 0;
         }
         outstanding.missing = outstanding.missing.map(|missing| missing.saturating_sub(1));
-        // Further ECUs may answer a request to everyone; a request to one is done.
+        // Further ECUs may answer a request to everyone; a request to one is done. An adapter has its own idea of it.
+        if self.options.by_adapter {
+            return;
+        }
         outstanding.until_us = match outstanding.missing {
             _ if !FUNCTIONAL.contains(&outstanding.id) => now_us,
             Some(0) => now_us,
@@ -560,6 +600,12 @@ impl Poller {
     fn spend(&mut self) {
         self.counters.frames_sent += 1;
         self.credit -= 1_000_000;
+    }
+}
+
+impl Outstanding {
+    fn ends_us(&self) -> i64 {
+        self.later.values().copied().fold(self.until_us, i64::max)
     }
 }
 

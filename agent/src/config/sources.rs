@@ -44,6 +44,13 @@ pub(super) fn live(root: &mut Section<'_>, faults: &mut Faults<'_>) -> Vec<LiveO
         }
     }
     polls(root, &mut sources, faults);
+    for source in &sources {
+        // Looking for the protocol, the adapter would send requests.
+        if source.poll.is_none() && matches!(source.url, LiveUrl::Elm { protocol: '0', .. }) {
+            let url = &source.url;
+            faults.add(None, format!("source {url}: an adapter that only listens must be told the protocol: add ?protocol=6 (11 bits, 500 kbit/s) or another, or a [[poll]]"));
+        }
+    }
     sources
 }
 
@@ -96,6 +103,7 @@ fn poll(section: &mut Section<'_>, bus: BusIndex, is_elm: bool, faults: &mut Fau
         obd_period_us,
         trouble_codes_period_us,
         requests,
+        by_adapter: is_elm,
     }
 }
 

@@ -34,7 +34,13 @@ pub(super) async fn serve(url: LiveUrl, asks: bool, mut port: Port) {
         port.link.set_state(OPENING);
         let opened = Instant::now();
         let why = match timeout(IO_WITHIN, open(&url)).await {
-            Ok(Ok(stream)) => run(stream, &url, asks, &mut port).await,
+            Ok(Ok(stream)) => {
+                let why = run(stream, &url, asks, &mut port).await;
+                // Whatever was on its way is over, and nobody measures any more. The agent may be ending.
+                port.tell(SourceEvent::RequestEnd(port.bus)).await;
+                port.tell(SourceEvent::Voltage(port.bus, None)).await;
+                why
+            }
             Ok(Err(error)) => error.to_string(),
             Err(_) => "it does not answer".to_owned(),
         };
@@ -46,7 +52,7 @@ pub(super) async fn serve(url: LiveUrl, asks: bool, mut port: Port) {
         while let Ok(Some(command)) = tokio::time::timeout_at(until, port.commands.recv()).await {
             port.link.change(|status| status.sends_dropped += 1);
             if matches!(command, Command::Request(..)) {
-                let _ = port.events.send(SourceEvent::RequestEnd(port.bus)).await;
+                port.tell(SourceEvent::RequestEnd(port.bus)).await;
             }
         }
     }
@@ -139,6 +145,15 @@ impl Session {
         }
     }
 
+    /// Can something be sent to it now?
+    fn is_free(&self) -> bool {
+        match self {
+            Self::Slcan(session) => session.is_open(),
+            Self::Elm(session) => session.is_ready(),
+            Self::Nmea(_) => true,
+        }
+    }
+
     /// What could not be used so far.
     fn malformed(&self) -> u64 {
         match self {
@@ -185,7 +200,7 @@ async fn run(mut stream: Box<dyn Stream>, url: &LiveUrl, asks: bool, port: &mut 
     let start = Instant::now();
     let now_us = || i64::try_from(start.elapsed().as_micros()).unwrap_or(i64::MAX);
     let before = port.link.status();
-    let (mut buffer, mut frames, mut voltage) = (vec![0; READ_BYTES], Vec::new(), None);
+    let (mut buffer, mut frames) = (vec![0; READ_BYTES], Vec::new());
     loop {
         let out = session.poll_transmit();
         if !out.is_empty() {
@@ -197,7 +212,7 @@ async fn run(mut stream: Box<dyn Stream>, url: &LiveUrl, asks: bool, port: &mut 
             continue;
         }
         if let Some(fault) = session.fault() {
-            report(&mut session, port, &mut voltage).await;
+            report(&mut session, port).await;
             return fault;
         }
         if session.is_up() {
@@ -218,13 +233,13 @@ async fn run(mut stream: Box<dyn Stream>, url: &LiveUrl, asks: bool, port: &mut 
                 Ok(len) => session.handle_bytes(now_us(), &buffer[..len], |frame| frames.push(frame)),
                 Err(error) => return error.to_string(),
             },
-            command = port.commands.recv() => {
+            command = port.commands.recv(), if session.is_free() => {
                 let Some(command) = command else { return "the agent ends".to_owned() };
                 let is_request = matches!(command, Command::Request(..));
                 if !session.send(now_us(), port.bus, command) {
                     port.link.change(|status| status.sends_dropped += 1);
                     if is_request {
-                        let _ = port.events.send(SourceEvent::RequestEnd(port.bus)).await;
+                        port.tell(SourceEvent::RequestEnd(port.bus)).await;
                     }
                 }
             }
@@ -236,23 +251,22 @@ async fn run(mut stream: Box<dyn Stream>, url: &LiveUrl, asks: bool, port: &mut 
             status.dropped = before.dropped + session.lost();
         });
         for frame in frames.drain(..) {
-            if port.events.send(SourceEvent::Frame(frame)).await.is_err() {
+            if !port.tell(SourceEvent::Frame(frame)).await {
                 return "the agent ends".to_owned();
             }
         }
-        report(&mut session, port, &mut voltage).await;
+        report(&mut session, port).await;
     }
 }
 
 /// Hands on what an adapter found out beside frames.
-async fn report(session: &mut Session, port: &Port, voltage: &mut Option<f64>) {
+async fn report(session: &mut Session, port: &Port) {
     let Session::Elm(session) = session else { return };
     while session.poll_end().is_some() {
         // Nobody is left to tell where the agent ends.
-        let _ = port.events.send(SourceEvent::RequestEnd(port.bus)).await;
+        port.tell(SourceEvent::RequestEnd(port.bus)).await;
     }
-    if session.voltage() != *voltage {
-        *voltage = session.voltage();
-        let _ = port.events.send(SourceEvent::Voltage(port.bus, *voltage)).await;
+    if let Some(volts) = session.poll_voltage() {
+        port.tell(SourceEvent::Voltage(port.bus, volts)).await;
     }
 }

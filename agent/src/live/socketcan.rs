@@ -72,7 +72,7 @@ pub(super) async fn serve(
         while let Ok(Some(command)) = timeout_at(until, port.commands.recv()).await {
             port.link.change(|status| status.sends_dropped += 1);
             if matches!(command, Command::Request(..)) {
-                let _ = port.events.send(SourceEvent::RequestEnd(port.bus)).await;
+                port.tell(SourceEvent::RequestEnd(port.bus)).await;
             }
         }
     }
@@ -160,7 +160,7 @@ async fn run(
             status.dropped = before.dropped + u64::from(reader.dropped);
         });
         for frame in frames.drain(..) {
-            if port.events.send(SourceEvent::Frame(frame)).await.is_err() {
+            if !port.tell(SourceEvent::Frame(frame)).await {
                 return "the agent ends".to_owned();
             }
         }
@@ -330,7 +330,7 @@ async fn send(socket: &CanFdSocket, port: &Port, command: Command) {
         port.link.change(|status| status.sends_dropped += 1);
         if is_request {
             // Nobody is left to tell where the agent ends.
-            let _ = port.events.send(SourceEvent::RequestEnd(port.bus)).await;
+            port.tell(SourceEvent::RequestEnd(port.bus)).await;
         }
     }
 }

@@ -65,6 +65,8 @@ pub(super) enum Line {
     Notice(Notice),
     /// Data as it was on the bus.
     Frame(CanId, Vec<u8>),
+    /// Trouble codes of a protocol before CAN: sender, service, two bytes each and zeros.
+    Codes(CanId, u8, Vec<u8>),
     /// One message as a whole, without a head.
     Message(Vec<u8>),
     /// `014`: bytes of a message that follows in parts.
@@ -146,7 +148,8 @@ fn data(text: &str, dialect: Dialect, expects: &[u8]) -> Line {
         && bytes_of_hex(text).is_some_and(|bytes| bytes.starts_with(expects) || bytes.first() == Some(&0x7F));
     let dialect = match dialect {
         Dialect::Unknown if text.len() % 2 == 1 => Dialect::Can11,
-        Dialect::Unknown if text.starts_with("18D") => Dialect::Can29,
+        // An adapter that listens: whatever is no 11-bit id has 29.
+        Dialect::Unknown if text.starts_with("18D") || expects.is_empty() => Dialect::Can29,
         Dialect::Unknown if is_headless => Dialect::Headless,
         Dialect::Unknown => Dialect::Legacy,
         known => known,
@@ -188,8 +191,12 @@ fn legacy(text: &str) -> Option<Line> {
         0x18 => 1,
         other => u16::from(other & 7),
     };
+    let id = CanId::Standard(0x7E8 + ecu);
+    if let [service @ (0x43 | 0x47 | 0x4A), codes @ ..] = message {
+        return Some(Line::Codes(id, *service, codes.to_vec()));
+    }
     let len = u8::try_from(message.len()).ok().filter(|len| (1..=7).contains(len))?;
-    Some(Line::Frame(CanId::Standard(0x7E8 + ecu), [&[len][..], message].concat()))
+    Some(Line::Frame(id, [&[len][..], message].concat()))
 }
 
 pub(super) fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {

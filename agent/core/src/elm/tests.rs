@@ -83,7 +83,10 @@ fn adapter_is_set_up_command_by_command() {
     assert!(bench.commands().is_empty() && !bench.session.is_ready());
     bench.say(">");
     bench.settle(|_| "?\r\r>".into());
-    assert_eq!(bench.sent[1..], ["ATE0", "ATL0", "ATS1", "ATH1", "ATAT1", "ATCAF1", "ATSP6", "ATDPN"]);
+    assert_eq!(
+        bench.sent[1..],
+        ["ATE0", "ATL0", "ATS1", "ATH1", "ATAT1", "ATCAF1", "ATJHF0", "ATSP6", "ATDPN"]
+    );
     assert!(bench.session.is_ready());
 }
 
@@ -215,11 +218,42 @@ fn monitor_begins_again_when_the_buffer_was_full() {
     bench.settle(|_| "OK\r>".into());
     bench.wait();
     assert_eq!(bench.commands(), ["ATMA"]);
+    assert!(bench.sent.contains(&"ATCAF0".to_owned()), "{:?}", bench.sent);
     bench.say("123 01 02\r7E8 03 41 0D\r12345\rBUFFER FULL\r>");
     bench.wait();
-    assert_eq!(bench.commands(), ["ATMA"]);
+    assert_eq!((bench.commands(), bench.now_us), (vec!["ATMA".to_owned()], 0));
     assert_eq!(bench.frames, ["0x123#0102", "0x7E8#03410D", "0x123#45"]);
-    assert_eq!(bench.session.counters().buffer_full, 1);
+    // Whatever else ends it, it is not told to go on and on.
+    bench.say("?\r>");
+    bench.wait();
+    assert_eq!((bench.commands(), bench.now_us), (vec!["ATMA".to_owned()], MONITOR_PAUSE_US));
+    bench.say("123 01 <DATA ERROR\r");
+    assert_eq!((bench.session.counters().buffer_full, bench.session.counters().malformed), (1, 1));
+}
+
+#[test]
+fn codes_of_protocols_before_can_are_one_list_with_its_count() {
+    let mut bench = Bench::ready();
+    bench.session.dialect = Dialect::Legacy;
+    let two_lines = "48 6B 10 43 01 33 03 00 01 04 7A\r48 6B 10 43 02 05 00 00 00 00 C3\r\r>";
+    assert_eq!(bench.ask(&[3], two_lines), Some(RequestEnd::Answered));
+    assert_eq!(bench.frames, ["0x7E8#100A430401330300", "0x7E8#2101040205"]);
+    bench.frames.clear();
+    assert_eq!(bench.ask(&[3], "48 6B 10 43 00 00 00 00 00 00 AA\r>"), Some(RequestEnd::Answered));
+    assert_eq!(bench.frames, ["0x7E8#024300"]);
+}
+
+#[test]
+fn an_adapter_that_babbles_without_a_prompt_is_interrupted() {
+    let mut bench = Bench::ready();
+    assert!(bench.session.request(0, EVERYONE, &[1, 0]));
+    bench.commands();
+    while !bench.commands().contains(&"ATI".to_owned()) {
+        bench.say(".");
+        bench.now_us += 1_000_000;
+        bench.session.handle_timeout(bench.now_us);
+        assert!(bench.now_us <= ANSWER_US_MAX, "{}", bench.now_us);
+    }
 }
 
 proptest! {

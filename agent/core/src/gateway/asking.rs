@@ -23,7 +23,7 @@ pub(super) fn voltage_signal(manifest: &Manifest) -> Option<SignalIndex> {
 impl Gateway {
     /// Takes the voltage at the vehicle's socket, volts, as the adapter of a bus measured it.
     pub fn handle_voltage(&mut self, now_us: i64, bus: BusIndex, volts: Option<f64>) {
-        self.pollers_on(bus).for_each(|poller| poller.handle_voltage(volts));
+        self.pollers_on(bus).for_each(|poller| poller.handle_voltage(now_us, volts));
         self.ask(now_us);
     }
 
@@ -90,11 +90,11 @@ impl Gateway {
     }
 
     /// A control module's own voltage (PID 42, or a maker's signal) is good for every bus.
-    pub(super) fn hear_voltage(&mut self, signal: SignalIndex) {
+    pub(super) fn hear_voltage(&mut self, now_us: i64, signal: SignalIndex) {
         let found = self.row.iter().find(|(index, _)| *index == signal);
         if let Some(((_, raw), def)) = found.zip(self.decoder.manifest().signal(signal)) {
             let volts = def.at_path(raw.physical(def));
-            self.pollers.iter_mut().for_each(|poller| poller.handle_voltage(Some(volts)));
+            self.pollers.iter_mut().for_each(|poller| poller.handle_voltage(now_us, Some(volts)));
         }
     }
 }

@@ -14,6 +14,7 @@ fn options() -> PollOptions {
         obd_period_us: None,
         trouble_codes_period_us: None,
         requests: Vec::new(),
+        by_adapter: false,
     }
 }
 
@@ -180,14 +181,71 @@ fn nothing_is_sent_below_the_voltage_and_a_socket_without_traffic_lives_by_it() 
     vehicle.has_traffic = false;
     vehicle.run(1_000, car);
     assert_eq!(vehicle.asked.len(), 0);
-    vehicle.poller.handle_voltage(Some(13.0));
+    vehicle.poller.handle_voltage(vehicle.now_us, Some(13.0));
     vehicle.run(1_000, car);
     assert!(vehicle.asked.len() >= 8);
     let before = vehicle.asked.len();
     vehicle.has_traffic = true;
-    vehicle.poller.handle_voltage(Some(12.9));
+    vehicle.poller.handle_voltage(vehicle.now_us, Some(12.9));
     vehicle.run(10_000, car);
     assert_eq!((vehicle.asked.len(), vehicle.poller.state(vehicle.now_us)), (before, PollState::VoltageLow));
+    // Nobody measures any more: traffic decides, and a voltage of long ago does not.
+    vehicle.run(30_000, car);
+    assert_eq!(vehicle.poller.state(vehicle.now_us), PollState::Asking);
+    vehicle.poller.handle_voltage(vehicle.now_us, Some(14.1));
+    vehicle.has_traffic = false;
+    vehicle.run(40_000, car);
+    let before = vehicle.asked.len();
+    vehicle.run(600_000, car);
+    assert_eq!((vehicle.asked.len(), vehicle.poller.state(vehicle.now_us)), (before, PollState::BusQuiet));
+}
+
+#[test]
+fn a_request_of_an_adapter_is_over_when_the_adapter_says_so() {
+    let requests = vec![request(0x7DF, &[1, 0x0D], 100_000)];
+    let mut vehicle = Vehicle::new(PollOptions { requests, by_adapter: true, ..options() });
+    vehicle.run(2_000, car);
+    assert_eq!(vehicle.asked.len(), 1);
+    vehicle.poller.handle_end(vehicle.now_us);
+    vehicle.run(10, car);
+    assert_eq!((vehicle.asked.len(), vehicle.poller.counters().answered), (2, 1));
+}
+
+#[test]
+fn an_ecu_that_answers_later_is_waited_for_although_another_one_has_answered() {
+    let mut vehicle =
+        Vehicle::new(PollOptions { requests: vec![request(0x7DF, &[3], 60_000_000)], ..options() });
+    vehicle.run(200, |_, _| vec![(ENGINE, vec![0x7F, 3, 0x78]), (GEARBOX, vec![0x43, 0])]);
+    vehicle.run(1_000, car);
+    vehicle.hear(ENGINE, &[0x10, 8, 0x43, 3, 1, 2, 3, 4]);
+    assert_eq!(vehicle.flow.last().map(|frame| frame.id), Some(CanId::Standard(0x7E0)));
+}
+
+#[test]
+fn a_slow_ecus_long_answer_is_let_go_on_although_its_request_is_over() {
+    let mut vehicle =
+        Vehicle::new(PollOptions { requests: vec![request(0x7DF, &[9, 2], 60_000_000)], ..options() });
+    vehicle.run(500, |_, _| vec![]);
+    assert_eq!((vehicle.asked.len(), vehicle.poller.counters().unanswered), (1, 1));
+    vehicle.hear(ENGINE, &[0x10, 20, 0x49, 2, 1, 0, 0, 0]);
+    assert_eq!(vehicle.flow.iter().map(|frame| frame.id).collect::<Vec<_>>(), [CanId::Standard(0x7E0)]);
+    vehicle.run(2_000, |_, _| vec![]);
+    vehicle.hear(ENGINE, &[0x10, 20, 0x49, 2, 1, 0, 0, 0]);
+    assert_eq!(vehicle.flow.len(), 1);
+}
+
+#[test]
+fn after_a_pause_and_a_sleep_it_begins_anew() {
+    let mut vehicle =
+        Vehicle::new(PollOptions { requests: vec![request(0x7E0, &[1, 0], 100_000)], ..options() });
+    vehicle.run(5_000, |_, _| vec![]);
+    assert_eq!(vehicle.poller.state(vehicle.now_us), PollState::Unanswered);
+    vehicle.has_traffic = false;
+    vehicle.run(20_000, car);
+    vehicle.asked.clear();
+    vehicle.has_traffic = true;
+    vehicle.run(1_000, car);
+    assert!(vehicle.asked.len() >= 8, "{}", vehicle.asked.len());
 }
 
 #[test]
@@ -219,6 +277,7 @@ fn flow_control_goes_to_the_one_ecu_that_answers_a_request_to_all() {
     let flow: Vec<_> = vehicle.flow.iter().map(|frame| (frame.id, frame.data().to_vec())).collect();
     assert_eq!(flow, [(CanId::Standard(0x7E1), CONTINUE.to_vec())]);
     // Somebody else's conversation is not interfered with.
+    vehicle.run(2_000, |_, _| vec![]);
     vehicle.hear(GEARBOX, &[0x10, 20, 0x49, 2, 1, 0, 0, 0]);
     assert_eq!(vehicle.flow.len(), 1);
 }
