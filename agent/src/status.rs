@@ -27,6 +27,9 @@ pub struct Status {
     pub connection: Connection,
     /// Where frames come from.
     pub sources: Vec<Source>,
+    /// Those who watch what is decoded, with `convoy-agent tap`.
+    #[serde(default)]
+    pub watchers: u64,
     /// What lies on the disk.
     pub spool: SpoolStatus,
     /// What became of envelopes.

@@ -45,6 +45,11 @@ impl Tap {
         self.lines.receiver_count() > 0
     }
 
+    /// How many watch.
+    pub(crate) fn watchers(&self) -> u64 {
+        self.lines.receiver_count() as u64
+    }
+
     pub(crate) fn put(&mut self, decoder: &Decoder, time_us: i64, row: &Row) {
         if self.texts.is_empty() {
             self.texts = texts(decoder);

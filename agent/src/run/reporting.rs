@@ -155,6 +155,7 @@ impl Agent {
                 in_flight: self.window.in_flight() as u64,
             },
             sources: self.sources(source, state),
+            watchers: self.tap.watchers(),
             spool: SpoolStatus {
                 writable: !self.spool.is_in_trouble() && self.problems.is_empty(),
                 bytes: self.spool.bytes(),

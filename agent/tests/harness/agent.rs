@@ -86,6 +86,7 @@ impl Agent {
             }
         });
         (self.tap, self.lines) = (Some(Running(tap)), lines);
+        self.wait_for("a watcher", |status| status["watchers"].as_u64() >= Some(1));
     }
 
     pub(crate) fn config(&self) -> PathBuf {

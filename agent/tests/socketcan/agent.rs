@@ -84,7 +84,11 @@ fn frames_of_a_log_played_with_can_utils_arrive_complete_and_decoded() {
     wait_for_state(&agent, "up");
     agent.watch();
     // While somebody watches, everything is let through.
-    thread::sleep(Duration::from_millis(500));
+    let deadline = Instant::now() + PATIENCE;
+    while !std::fs::read_to_string("/proc/net/can/rcvlist_all").unwrap().contains(" vcan0 ") {
+        assert!(Instant::now() < deadline, "the socket has filters");
+        thread::sleep(Duration::from_millis(20));
+    }
     let (lines, dbc) = (log_lines(), DbcSource { name: "a.dbc".into(), bytes: TRUCK_DBC.into(), bus: None });
     let (decoder, _) = dbc::load(&[dbc], &VssMap::builtin()).unwrap();
     let (mut row, mut samples) = (Row::new(), 0);
@@ -113,9 +117,8 @@ fn frames_of_can_fd_arrive_with_all_their_bytes() {
     if !in_vm() {
         return;
     }
-    let agent = Agent::start(dir(FD_DBC.as_bytes()), &sources("vcan1", ""));
+    let agent = Agent::start(dir(FD_DBC.as_bytes()), &sources("vcan1", &campaign("*")));
     wait_for_state(&agent, "up");
-    thread::sleep(Duration::from_millis(500));
     let data: String = (0..64).map(|at| format!("{:02X}", at + 7)).collect();
     run("cansend", &["vcan1", &format!("100##1{data}")]);
     run("cansend", &["vcan1", "101#2A"]);
@@ -231,7 +234,7 @@ fn times_are_those_at_which_the_kernel_had_the_frames() {
     if !in_vm() {
         return;
     }
-    let agent = Agent::start(dir(FD_DBC.as_bytes()), &sources("vcan1", ""));
+    let agent = Agent::start(dir(FD_DBC.as_bytes()), &sources("vcan1", &campaign("*")));
     wait_for_state(&agent, "up");
     run("cansend", &["vcan1", "101#00"]);
     agent.values(&["First"]);
