@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use convoy_agent_core::dbc::{self, DbcSource, DbcWarning};
 use convoy_agent_core::decoder::{Decoder, Outcome, Row};
+use convoy_agent_core::hex;
 use convoy_agent_core::vss::VssMap;
 use convoy_protocol::frame::{BusIndex, CanId};
 use serde::{Deserialize, Serialize, Serializer};
@@ -187,7 +188,7 @@ impl Files<'_> {
     fn values(&mut self, vector: &Vector, row: &mut Row) -> Result<Values, String> {
         let decoder = self.decoder(&vector.dbc)?;
         let id = can_id(vector)?;
-        let data = bytes_of_hex(&vector.data).ok_or("the payload is not hexadecimal digits, two a byte")?;
+        let data = hex::bytes(&vector.data).ok_or("the payload is not hexadecimal digits, two a byte")?;
         match decoder.decode_payload(BusIndex(0), id, &data, row) {
             Outcome::Decoded | Outcome::TooShort | Outcome::Part => {}
             Outcome::Unknown => return Err("no message has this id".to_owned()),
@@ -234,12 +235,6 @@ fn can_id(vector: &Vector) -> Result<CanId, String> {
         (true, _) if vector.id <= CanId::EXTENDED_MAX => Ok(CanId::Extended(vector.id)),
         _ => Err(format!("{:#x} is not an id of {} bits", vector.id, if vector.ext { 29 } else { 11 })),
     }
-}
-
-fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
-    let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
-    digits.chunks(2).map(|pair| u8::try_from(pair[0] << 4 | pair[1]).ok()).collect()
 }
 
 #[cfg(test)]

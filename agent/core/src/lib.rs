@@ -22,6 +22,7 @@ pub mod elm;
 pub mod faults;
 pub mod filters;
 pub mod gateway;
+pub mod hex;
 pub mod isotp;
 pub mod j1939;
 pub mod journal;

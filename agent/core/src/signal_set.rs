@@ -17,6 +17,7 @@ use convoy_protocol::frame::CanId;
 use serde::Deserialize;
 
 use crate::dbc::WarningReason;
+use crate::hex;
 use crate::j1939::TP_MESSAGE_BYTES_MAX;
 use crate::multiplex::{Bits, FieldKind, Limits};
 
@@ -116,7 +117,7 @@ fn command(file: &CommandFile) -> Result<Command, String> {
     let (Some((service, identifier)), None) = (services.next(), services.next()) else {
         return Err(format!("the command of {} has not one service, as in {{\"22\": \"F190\"}}", file.hdr));
     };
-    let request = bytes_of_hex(&format!("{service}{identifier}"))
+    let request = hex::bytes(&format!("{service}{identifier}"))
         .filter(|request| request.first().is_some_and(|service| *service < POSITIVE))
         .ok_or_else(|| format!("{service} {identifier} is not a request in hexadecimal digits"))?;
     let mut head = request;
@@ -163,12 +164,6 @@ fn answer_id(request: CanId) -> CanId {
         CanId::Standard(id) => CanId::Standard(id.wrapping_add(8) & CanId::STANDARD_MAX),
         CanId::Extended(id) => CanId::Extended(id & !0xFFFF | (id & 0xFF) << 8 | id >> 8 & 0xFF),
     }
-}
-
-fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> = text.chars().map(|digit| u8::try_from(digit.to_digit(16)?).ok()).collect();
-    let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
-    Some(digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }
 
 fn set_signal(file: &SignalFile) -> Result<SetSignal, WarningReason> {

@@ -12,6 +12,8 @@
 
 use convoy_protocol::frame::{BusIndex, CanFrame, CanId, FRAME_DATA_BYTES_MAX};
 
+use crate::hex::nibble;
+
 /// Longest line that can be one, bytes: a CAN FD frame with a time.
 pub const LINE_BYTES_MAX: usize = 1 + 8 + 1 + 2 * FRAME_DATA_BYTES_MAX + 4;
 /// How long an adapter may take to answer a command, microseconds. Some never do: then the next command follows.
@@ -299,10 +301,6 @@ fn parse_frame(line: &[u8], wall_us: i64, bus: BusIndex) -> Option<CanFrame> {
         *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
     }
     CanFrame::new(wall_us, bus, id, &data[..len]).ok()
-}
-
-fn nibble(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
 /// Appends a frame as the adapter takes it; one of more than 8 bytes as CAN FD, filled up to the next length.

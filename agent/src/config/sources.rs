@@ -1,5 +1,6 @@
 //! `[[source]]` and `[[poll]]`: adapters, sockets and receivers, and what is asked on their buses.
 
+use convoy_agent_core::hex;
 use convoy_agent_core::nmea::GNSS_DBC;
 use convoy_agent_core::obd;
 use convoy_agent_core::poll::{PollOptions, PollRequest, REQUESTS_MAX};
@@ -127,7 +128,7 @@ fn poll_request(mut section: Section<'_>, faults: &mut Faults<'_>) -> Option<Pol
         None => None,
     };
     let data = data?;
-    let payload = read_bytes(&data.value).filter(|payload| (1..=7).contains(&payload.len()));
+    let payload = hex::bytes(&data.value).filter(|payload| (1..=7).contains(&payload.len()));
     if payload.is_none() {
         data.refuse(faults, "expected 1 to 7 bytes in hex digits: service and parameters");
     }
@@ -145,12 +146,6 @@ fn read_id(text: &str) -> Option<CanId> {
         (8, _) if bits <= CanId::EXTENDED_MAX => Some(CanId::Extended(bits)),
         _ => None,
     }
-}
-
-fn read_bytes(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> = text.chars().map(|digit| u8::try_from(digit.to_digit(16)?).ok()).collect();
-    let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
-    Some(digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }
 
 /// What ships with the agent for these sources: a receiver's frames, and OBD-II where it is asked for. Files come first.

@@ -2,6 +2,8 @@
 
 use convoy_protocol::frame::CanId;
 
+use crate::hex;
+
 /// A frame and its payload at most, bytes.
 const DATA_BYTES_MAX: usize = 8;
 
@@ -136,7 +138,7 @@ fn notice(text: &str) -> Option<Notice> {
 fn data(text: &str, dialect: Dialect, expects: &[u8]) -> Line {
     if let Some((number, rest)) = text.split_once(':') {
         let number = u8::from_str_radix(number, 16).ok().filter(|number| *number < 16);
-        return match (number, bytes_of_hex(rest)) {
+        return match (number, hex::bytes(rest)) {
             (Some(number), Some(bytes)) if !bytes.is_empty() => Line::Part(number, bytes),
             _ => Line::Malformed,
         };
@@ -145,7 +147,7 @@ fn data(text: &str, dialect: Dialect, expects: &[u8]) -> Line {
         return Line::Text(text.to_owned());
     }
     let is_headless = !expects.is_empty()
-        && bytes_of_hex(text).is_some_and(|bytes| bytes.starts_with(expects) || bytes.first() == Some(&0x7F));
+        && hex::bytes(text).is_some_and(|bytes| bytes.starts_with(expects) || bytes.first() == Some(&0x7F));
     let dialect = match dialect {
         Dialect::Unknown if text.len() % 2 == 1 => Dialect::Can11,
         // An adapter that listens: whatever is no 11-bit id has 29.
@@ -158,7 +160,7 @@ fn data(text: &str, dialect: Dialect, expects: &[u8]) -> Line {
         Dialect::Headless if text.len() == 3 => {
             usize::from_str_radix(text, 16).map_or(Line::Malformed, Line::Length)
         }
-        Dialect::Headless => bytes_of_hex(text).map_or(Line::Malformed, Line::Message),
+        Dialect::Headless => hex::bytes(text).map_or(Line::Malformed, Line::Message),
         Dialect::Can29 => frame(text, 8),
         Dialect::Legacy => legacy(text).unwrap_or(Line::Malformed),
         // Three digits alone are the length of a message in parts: the adapter ignores ATH1.
@@ -174,7 +176,7 @@ fn frame(text: &str, id_digits: usize) -> Line {
             3 => CanId::Standard(u16::try_from(bits).ok().filter(|id| *id <= CanId::STANDARD_MAX)?),
             _ => CanId::Extended(Some(bits).filter(|bits| *bits <= CanId::EXTENDED_MAX)?),
         };
-        let data = bytes_of_hex(data).filter(|data| !data.is_empty() && data.len() <= DATA_BYTES_MAX)?;
+        let data = hex::bytes(data).filter(|data| !data.is_empty() && data.len() <= DATA_BYTES_MAX)?;
         Some(Line::Frame(id, data))
     });
     parsed.unwrap_or(Line::Malformed)
@@ -182,7 +184,7 @@ fn frame(text: &str, id_digits: usize) -> Line {
 
 /// Target, source and format are replaced by the id that the ECU would answer on with CAN; the checksum is left out.
 fn legacy(text: &str) -> Option<Line> {
-    let bytes = bytes_of_hex(text)?;
+    let bytes = hex::bytes(text)?;
     let (&[_, _, source], rest) = bytes.split_first_chunk::<3>()?;
     let (_checksum, message) = rest.split_last()?;
     // Engine 0x10, transmission 0x18; others by their low bits (ISO 9141-2 and J1850 give no order).
@@ -197,13 +199,6 @@ fn legacy(text: &str) -> Option<Line> {
     }
     let len = u8::try_from(message.len()).ok().filter(|len| (1..=7).contains(len))?;
     Some(Line::Frame(id, [&[len][..], message].concat()))
-}
-
-pub(super) fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    let digit = |digit: u8| char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let byte = |pair: &[u8; 2]| Some(digit(pair[0])? << 4 | digit(pair[1])?);
-    rest.is_empty().then(|| pairs.iter().map(byte).collect()).flatten()
 }
 
 #[cfg(test)]
