@@ -1,9 +1,8 @@
 //! SocketCAN as a real kernel has it. The suite `vm` of `cargo xtask test` runs this program as root in a virtual machine
-//! with vcan0 to vcan3, two controllers can0 and can1 on one bus, and the can-utils. Elsewhere a test says that it did
-//! not run, since most kernels that build have no CAN.
+//! with vcan0 to vcan3, two controllers can0 and can1 on one bus, and the can-utils. Elsewhere its tests are ignored, since most
+//! kernels that build have no CAN.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
-#![allow(clippy::print_stdout, reason = "a test that does not run says so")]
 
 #[path = "harness/agent.rs"]
 mod agent;
@@ -28,15 +27,6 @@ const FRAMES: u32 = 1_000;
 
 /// Frames that a receive buffer of the usual size holds.
 const UNDER_WAY: u32 = 100;
-
-/// Whether this is the machine that the suite `vm` starts.
-fn in_vm() -> bool {
-    let in_vm = std::env::var("CONVOY_VM").is_ok_and(|value| value == "1");
-    if !in_vm {
-        println!("not run: this test needs the machine of `cargo xtask test vm`");
-    }
-    in_vm
-}
 
 /// What the suite says in a variable.
 fn told(name: &str) -> String {
@@ -71,10 +61,8 @@ fn numbered(number: u32) -> CanFrame {
 }
 
 #[test]
+#[ignore = "needs the machine of cargo xtask test vm"]
 fn a_thousand_frames_arrive_in_order_and_unchanged() {
-    if !in_vm() {
-        return;
-    }
     let (sender, receiver) = (open("vcan0"), open("vcan0"));
     for first in (0..FRAMES).step_by(UNDER_WAY as usize) {
         let frames: Vec<CanFrame> = (first..first + UNDER_WAY).map(numbered).collect();
@@ -87,10 +75,8 @@ fn a_thousand_frames_arrive_in_order_and_unchanged() {
 }
 
 #[test]
+#[ignore = "needs the machine of cargo xtask test vm"]
 fn an_error_frame_is_read_with_its_cause() {
-    if !in_vm() {
-        return;
-    }
     let receiver = open("vcan0");
     receiver.set_error_filter_accept_all().unwrap();
     // The flag of an error frame and CAN_ERR_CRTL; CAN_ERR_CRTL_RX_WARNING in the second byte.
@@ -103,10 +89,8 @@ fn an_error_frame_is_read_with_its_cause() {
 }
 
 #[test]
+#[ignore = "needs the machine of cargo xtask test vm"]
 fn two_controllers_exchange_frames_at_their_bit_rate() {
-    if !in_vm() {
-        return;
-    }
     for controller in ["can0", "can1"] {
         run("ip", &["link", "set", controller, "type", "can", "bitrate", "500000"]);
         run("ip", &["link", "set", controller, "up"]);
@@ -122,10 +106,8 @@ fn two_controllers_exchange_frames_at_their_bit_rate() {
 }
 
 #[test]
+#[ignore = "needs the machine of cargo xtask test vm"]
 fn a_port_of_the_host_answers_one_connection_after_another() {
-    if !in_vm() {
-        return;
-    }
     for text in ["first", "second"] {
         let mut connection = TcpStream::connect(told("CONVOY_VM_ECHO")).unwrap();
         connection.set_read_timeout(Some(ARRIVES_WITHIN)).unwrap();
@@ -138,10 +120,8 @@ fn a_port_of_the_host_answers_one_connection_after_another() {
 }
 
 #[test]
+#[ignore = "needs the machine of cargo xtask test vm"]
 fn the_agent_runs_in_the_machine() {
-    if !in_vm() {
-        return;
-    }
     let printed = run(&told("CONVOY_AGENT_BIN"), &["--version"]);
     assert_eq!(printed.trim(), concat!("convoy-agent ", env!("CARGO_PKG_VERSION")));
 }

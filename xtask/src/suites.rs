@@ -404,7 +404,7 @@ impl Session {
         // Some tests of many, for whoever works on them.
         let wanted = std::env::var("CONVOY_VM_TESTS").unwrap_or_default();
         let arguments: Vec<&str> =
-            ["--test-threads=1"].into_iter().chain(wanted.split_whitespace()).collect();
+            ["--test-threads=1", "--include-ignored"].into_iter().chain(wanted.split_whitespace()).collect();
         let mut counted = Tally::default();
         let ended = machine.run(&built.test, &arguments, &options, |line| count(line, &mut counted));
         let failure = match ended {
