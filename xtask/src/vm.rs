@@ -68,7 +68,7 @@ pub(crate) struct VmOptions {
     pub(crate) controllers: bool,
     /// Copied into [`HOST_FOLDER`] under their own names.
     pub(crate) files: Vec<PathBuf>,
-    /// Variables of the program, beside `CONVOY_VM=1`.
+    /// Variables of the program.
     pub(crate) variables: Vec<(&'static str, String)>,
 }
 

@@ -56,7 +56,7 @@ pub(super) fn modules() -> Vec<&'static str> {
 
 /// Brings the buses and the network up, and runs the program for as long as it may.
 pub(super) fn run_script(program: &str, arguments: &[&str], options: &VmOptions) -> String {
-    let mut script = "set -e\nexport CONVOY_VM=1\n".to_owned();
+    let mut script = "set -e\n".to_owned();
     let mut line = |line: String| {
         // Writing into a String cannot fail.
         let _ = writeln!(script, "{line}");
