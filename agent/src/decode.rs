@@ -19,7 +19,8 @@ use std::path::PathBuf;
 
 use convoy_agent_core::dbc::{self, DbcError, DbcSource, DbcWarning};
 use convoy_agent_core::decoder::{Decoder, Outcome, Row};
-use convoy_agent_core::diagnosis::{self, Diagnosis};
+use convoy_agent_core::diagnosis::{self, AskedCodes, Diagnosis};
+use convoy_agent_core::frozen::Frozen;
 use convoy_agent_core::listen::{IsoTpIds, Listener, Message};
 use convoy_agent_core::vss::VssMap;
 use convoy_agent_core::{obd, uds};
@@ -123,6 +124,8 @@ pub struct DecodeSummary {
     pub samples: u64,
     /// Trouble codes in the lists of controllers, each time they were sent.
     pub dtcs: u64,
+    /// Freeze frames and snapshots of trouble codes.
+    pub frozen_frames: u64,
     /// Whole messages written.
     pub messages: u64,
     /// Frames that no DBC message has the id of.
@@ -181,14 +184,16 @@ pub fn decode(request: &DecodeRequest, out: impl Write) -> Result<DecodeSummary,
         stats: request.stats.then(|| Stats::new(&decoder)),
         lines: Lines::new(&decoder, out),
         row: Row::new(),
+        asked_codes: AskedCodes::default(),
+        frozen: Frozen::new(),
     };
     let written = loop {
         let written = match reader.next_frame() {
-            Ok(Some(frame)) => work.frame(&frame, reader.buses().name(frame.bus)),
-            Ok(None) => break work.end(reader.counts()),
+            Ok(Some(frame)) => work.frame(&frame, reader.buses()),
+            Ok(None) => break work.end(reader.counts(), reader.buses()),
             Err(source) => {
                 // What was decoded before is written: a recording cut short is still worth something.
-                work.end(reader.counts()).map_err(DecodeError::Output)?;
+                work.end(reader.counts(), reader.buses()).map_err(DecodeError::Output)?;
                 return Err(input_error(source));
             }
         };
@@ -226,15 +231,19 @@ struct Work<'d, W: Write> {
     stats: Option<Stats<'d>>,
     lines: Lines<'d, W>,
     row: Row,
+    asked_codes: AskedCodes,
+    frozen: Frozen,
 }
 
 impl<W: Write> Work<'_, W> {
-    fn frame(&mut self, frame: &CanFrame, bus: &str) -> io::Result<()> {
+    fn frame(&mut self, frame: &CanFrame, buses: &BusTable) -> io::Result<()> {
+        let bus = buses.name(frame.bus);
         let (time_us, id) = (frame.timestamp_us, frame.id);
         if self.request.wants_samples_of(id, false) {
             let outcome = self.decoder.decode(frame, &mut self.row);
             self.row(time_us, bus, id, outcome)?;
         }
+        self.asked_codes.handle_frame(frame);
         if let Some(diagnosis) = diagnosis::of_frame(frame) {
             self.diagnosis(time_us, bus, id, diagnosis)?;
         }
@@ -246,8 +255,14 @@ impl<W: Write> Work<'_, W> {
         {
             self.row(time_us, bus, message.id(), outcome)?;
         }
-        if let Some(diagnosis) = diagnosis::of_message(&message) {
+        if let Some(diagnosis) = diagnosis::of_message(&message, &self.asked_codes) {
             self.diagnosis(time_us, bus, message.id(), diagnosis)?;
+        }
+        if let Message::IsoTp(answer) = &message {
+            // Frames that are whole by now come before the one that this answer may begin.
+            self.frozen.handle_timeout(time_us);
+            self.frozen.handle_message(time_us, time_us, self.decoder, answer);
+            self.frozen_frames(buses)?;
         }
         if let Some(stats) = &mut self.stats {
             stats.message(&message);
@@ -295,7 +310,23 @@ impl<W: Write> Work<'_, W> {
         }
     }
 
-    fn end(&mut self, counts: &LineCounts) -> io::Result<()> {
+    fn frozen_frames(&mut self, buses: &BusTable) -> io::Result<()> {
+        if !self.frozen.is_ready() {
+            return Ok(());
+        }
+        for frame in self.frozen.take_ready().0 {
+            let is_uds = matches!(frame.header.dtc, convoy_protocol::dtc::Dtc::Uds { .. });
+            self.summary.frozen_frames += 1;
+            if self.stats.is_none() && self.request.asks_for_faults_of(frame.id, is_uds) {
+                self.lines.frozen(buses.name(frame.bus), &frame)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, counts: &LineCounts, buses: &BusTable) -> io::Result<()> {
+        self.frozen.flush();
+        self.frozen_frames(buses)?;
         if let Some(stats) = &self.stats {
             stats.write(&self.summary, counts, &self.listener, &mut self.lines.out)?;
         }
@@ -402,6 +433,22 @@ BO_ 291 Body: 2 ECU
             (&stats["isotp"]["messages"], &stats["dtcs"]["P0301|ecu 7E8|active"]),
             (&4.into(), &1.into())
         );
+    }
+
+    #[test]
+    fn frozen_values_are_lines_with_their_code() {
+        let (dir, mut request) = files();
+        let log = "(1.000000) can0 7E8#0542020003010000\n(1.100000) can0 7E8#05420C001AF80000\n\
+                   (9.000000) can0 7E8#0441058000000000\n";
+        fs::write(dir.path().join("obd.log"), log).unwrap();
+        (request.dbcs, request.log) = (Vec::new(), dir.path().join("obd.log"));
+        request.protocols = vec![Protocol::Obd];
+        let mut out = Vec::new();
+        let summary = decode(&request, &mut out).unwrap();
+        let out = String::from_utf8(out).unwrap();
+        let expected = r#"{"t_us":1100000,"bus":"can0","id":"0x7E8","frozen_with":"P0301","number":0,"message":"7E8_010C","signal":"EngineSpeed","value":1726.0,"unit":"rpm"}"#;
+        assert!(out.lines().any(|line| line == expected), "{out}");
+        assert_eq!((summary.frozen_frames, summary.samples), (1, 1));
     }
 
     #[test]

@@ -52,6 +52,7 @@ const QUESTIONS_MAX: usize = 4;
 
 mod budgets;
 mod reporting;
+mod trouble_codes;
 
 /// Why the agent could not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -164,6 +165,8 @@ struct Agent {
     /// What the gateway wants to send to a bus.
     transmissions: Vec<Transmission>,
     tap: Tap,
+    /// The names of live buses; `None`: what is read is a recording.
+    buses: Option<Vec<String>>,
 }
 
 impl Agent {
@@ -225,8 +228,10 @@ impl Agent {
             failures_reported: 0,
             transmissions: Vec::new(),
             tap: Tap::new(),
+            buses: None,
         };
         agent.resume_budgets();
+        agent.resume_trouble_codes(source);
         agent.gateway.set_problems(now_us, agent.problems.clone());
         agent.report_drops(now_us);
         Ok(agent)
@@ -312,6 +317,7 @@ impl Agent {
         self.gateway.handle_timeout(now_us);
         self.window.handle_timeout(now_us);
         self.save_budgets(now_us, false);
+        self.save_trouble_codes();
         self.read_retry_us = self.read_retry_us.filter(|at| *at > now_us);
     }
 
@@ -514,6 +520,7 @@ impl Agent {
         }
         self.carry_out();
         self.save_budgets(now_us, true);
+        self.save_trouble_codes();
         self.metrics.connected.store(false, Ordering::Relaxed);
         let (spool, gateway) = (self.spool.counters(), self.gateway.counters());
         let summary = Summary {

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[path = "harness/agent.rs"]
 mod agent;
@@ -80,6 +80,35 @@ fn adapters_and_their_imitations_are_read_alike() {
         assert_eq!(source["ecus"].as_array().unwrap().len(), ecus, "{habits:?}: {source}");
         assert!(pty.adapter.lock().unwrap().asked.starts_with(&["0100".into(), "0120".into()]), "{habits:?}");
     }
+}
+
+#[test]
+fn a_code_is_told_with_its_freeze_frame_and_closed_after_a_restart_without_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let pty = Pty::start(dir.path(), Elm::new(Habits::default(), &[]));
+    let sources = format!(
+        "{}trouble_codes_period_ms = 200\n[[campaign]]\nname = \"codes\"\ntrouble_codes = true\n",
+        elm_source(&pty.device)
+    );
+    let agent = Agent::start_unwatched(dir, "mqtt://127.0.0.1:9", &sources);
+    let counts = |status: &serde_json::Value| {
+        ["dtc_changes", "frozen_frames", "frozen_dropped"]
+            .map(|name| status["counters"][name].as_u64().unwrap())
+    };
+    agent.wait_for("a freeze frame", |status| counts(status) == [1, 1, 0]);
+    let kept = agent.config().with_file_name("spool").join("trouble-codes");
+    let deadline = Instant::now() + agent::PATIENCE;
+    while !kept.exists() {
+        assert!(Instant::now() < deadline, "{}", agent.log());
+        thread::sleep(Duration::from_millis(50));
+    }
+    // Still there after a power cut: no news of the code, and the frame is read once more.
+    let agent = agent.restart();
+    agent.wait_for("the freeze frame again", |status| counts(status) == [0, 1, 0]);
+    pty.adapter.lock().unwrap().has_code = false;
+    let agent = agent.restart();
+    agent.wait_for("the end of the code", |status| counts(status) == [1, 0, 0]);
+    assert!(!agent.log().contains("trouble codes that were kept"), "{}", agent.log());
 }
 
 #[test]

@@ -59,13 +59,87 @@ impl fmt::Display for J2012 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DtcChange {
-    /// Seen for the first time in this boot, or again after it was closed.
+    /// Seen for the first time, or again after it was closed.
     Opened,
-    /// No longer in its controller's list of active codes.
+    /// No longer in its controller's list of codes of this stage.
     Closed,
+    /// Opened earlier and still in the list. Never in a [`DtcRecord`].
+    StillPresent,
 }
 
-/// One change in the life of a trouble code.
+/// How far a trouble code has come; a code may be in several stages at once, and each has its own life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DtcStage {
+    /// Seen in this or the last driving cycle, not confirmed (OBD-II service 07, J1939 DM6).
+    Pending,
+    /// Confirmed and there (service 03, DM1, UDS 19 02 with bit 3 of the status).
+    Active,
+    /// Was there and is gone, still stored (DM2).
+    PreviouslyActive,
+    /// Cannot be cleared by a tool, only by the controller (service 0A, DM28).
+    Permanent,
+}
+
+impl DtcStage {
+    /// `pending`, `active`, `previously_active`, `permanent`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Active => "active",
+            Self::PreviouslyActive => "previously_active",
+            Self::Permanent => "permanent",
+        }
+    }
+}
+
+/// The lamps of SAE J1939-73, as the controller wants them; `None`: it does not say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lamps {
+    /// Malfunction indicator lamp: an emission-related fault.
+    pub malfunction: Option<bool>,
+    /// Red stop lamp: stop the vehicle.
+    pub red_stop: Option<bool>,
+    /// Amber warning lamp: no need to stop.
+    pub amber_warning: Option<bool>,
+    /// Protect lamp: a fault that is not electronic.
+    pub protect: Option<bool>,
+}
+
+/// One event in the life of a trouble code in one stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DtcState {
+    /// When it was seen, microseconds since the Unix epoch, UTC.
+    pub timestamp_us: i64,
+    /// The code.
+    pub dtc: Dtc,
+    /// How far it has come.
+    pub stage: DtcStage,
+    /// What happened to it.
+    pub change: DtcChange,
+    /// J1939 occurrence count, 0 to 126; `None`: not available.
+    pub occurrence_count: Option<u8>,
+    /// What the controller that reports it wants lit, for all its codes together, where the report says so.
+    pub lamps: Option<Lamps>,
+    /// The code's status byte of ISO 14229-1, D.2, for codes of UDS.
+    pub uds_status: Option<u8>,
+}
+
+impl From<DtcRecord> for DtcState {
+    fn from(record: DtcRecord) -> Self {
+        Self {
+            timestamp_us: record.timestamp_us,
+            dtc: record.dtc,
+            stage: DtcStage::Active,
+            change: record.change,
+            occurrence_count: record.occurrence_count,
+            lamps: record.mil_on.map(|mil_on| Lamps { malfunction: Some(mil_on), ..Lamps::default() }),
+            uds_status: None,
+        }
+    }
+}
+
+/// One change in the life of an active trouble code, as agents before [`DtcState`] wrote it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DtcRecord {
     /// When the change was seen, microseconds since the Unix epoch, UTC.
@@ -80,9 +154,7 @@ pub struct DtcRecord {
     pub mil_on: Option<bool>,
 }
 
-/// Values frozen when a code was set (OBD-II service 02, J1939 DM4, UDS 19 04).
-///
-/// The section exists from wire version 1 on; its sources come later.
+/// Values frozen when a code was set (OBD-II service 02, UDS 19 04).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FreezeFrameHeader {
     /// When it was read, microseconds since the Unix epoch, UTC.
@@ -91,6 +163,20 @@ pub struct FreezeFrameHeader {
     pub dtc: Dtc,
     /// Frame number in the controller.
     pub number: u8,
+}
+
+/// Counters that a controller keeps of one of its codes (UDS 19 06), in the form of its maker.
+#[cfg(feature = "alloc")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtendedData {
+    /// When it was read, microseconds since the Unix epoch, UTC.
+    pub timestamp_us: i64,
+    /// The code.
+    pub dtc: Dtc,
+    /// The code's status byte of ISO 14229-1, D.2.
+    pub uds_status: u8,
+    /// Number of the record and its bytes, as often as there are records; how long each is, its maker says.
+    pub records: alloc::vec::Vec<u8>,
 }
 
 #[cfg(test)]

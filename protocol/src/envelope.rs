@@ -85,10 +85,14 @@ pub enum SectionKind {
     CompactSamples = 11,
     /// The last value of every signal, `compact`: instead of [`SectionKind::Snapshot`].
     CompactSnapshot = 12,
+    /// `[dtc::DtcState]` in postcard: what agents write instead of [`SectionKind::Dtcs`].
+    DtcStates = 13,
+    /// `[dtc::ExtendedData]` in postcard.
+    DtcExtendedData = 14,
 }
 
 impl SectionKind {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 14] = [
         Self::Samples,
         Self::Dtcs,
         Self::Drops,
@@ -101,6 +105,8 @@ impl SectionKind {
         Self::Trigger,
         Self::CompactSamples,
         Self::CompactSnapshot,
+        Self::DtcStates,
+        Self::DtcExtendedData,
     ];
 
     /// Does it hold samples by column, in either coding?
@@ -111,6 +117,11 @@ impl SectionKind {
     /// Does it hold the last values, in either coding?
     pub const fn is_snapshot(self) -> bool {
         matches!(self, Self::Snapshot | Self::CompactSnapshot)
+    }
+
+    /// Does it hold raw values, which a manifest must explain?
+    pub const fn needs_manifest(self) -> bool {
+        self.is_samples() || self.is_snapshot() || matches!(self, Self::FreezeFrame)
     }
 
     fn from_wire(kind: u64) -> Option<Self> {

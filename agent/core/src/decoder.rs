@@ -27,6 +27,7 @@ use convoy_protocol::manifest::{Manifest, SignalDef, SignalIndex};
 use crate::filters::IdFilter;
 use crate::j1939::{J1939Id, Pgn};
 use crate::multiplex::{Layout, Payload};
+use crate::obd;
 
 /// The raw value of a signal, before factor and offset.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -368,16 +369,54 @@ impl Decoder {
         };
         let message = with_length.get(1..).unwrap_or_default();
         let answers = self.table(bus).answers.get(&id).map_or(&[][..], |answers| &answers.list);
-        let heard = answers.iter().find_map(|answer| Some((answer, message.strip_prefix(&answer.head[..])?)));
-        if let Some((answer, data)) = heard
-            && let Some(described) = self.messages.get(answer.message as usize)
-        {
-            if !row.signals.is_empty() {
-                row.parts.push(row.signals.len());
-            }
-            outcome = self.fill(described, data, first_8(data), row);
+        if answers.is_empty() {
+            return outcome;
         }
-        outcome
+        if let Some(parameters) = obd::parameters(message) {
+            for (pid, data) in parameters {
+                outcome = self.fill_answer(answers, (&[0x41, pid], data), row).unwrap_or(outcome);
+            }
+            return outcome;
+        }
+        self.fill_answer(answers, (message, &[]), row).unwrap_or(outcome)
+    }
+
+    /// Appends the signals of an answer, whose head may end in its first part; `None` where no message describes it.
+    fn fill_answer(
+        &self,
+        answers: &[Answer],
+        (message, more): (&[u8], &[u8]),
+        row: &mut Row,
+    ) -> Option<Outcome> {
+        let heard = answers.iter().find_map(|answer| Some((answer, message.strip_prefix(&answer.head[..])?)));
+        let (answer, data) = heard?;
+        let described = self.messages.get(answer.message as usize)?;
+        if !row.signals.is_empty() {
+            row.parts.push(row.signals.len());
+        }
+        let data = if data.is_empty() { more } else { data };
+        Some(self.fill(described, data, first_8(data), row))
+    }
+
+    /// Decodes data as if it had come in an answer that begins with `head`, service and identifier; false where no
+    /// message describes it.
+    pub fn decode_answer(&self, bus: BusIndex, id: CanId, head: &[u8], data: &[u8], row: &mut Row) -> bool {
+        let message = [head, data].concat();
+        // The low byte of the length, as in `decode_isotp`.
+        let with_length = [&[message.len().to_le_bytes()[0]], message.as_slice()].concat();
+        if self.decode_isotp(bus, id, &with_length, row).has_row() && !row.signals.is_empty() {
+            return true;
+        }
+        let mut frame = with_length;
+        frame.resize(frame.len().max(CLASSIC_BYTES_MAX), 0);
+        self.decode_payload(bus, id, &frame, row).has_row() && !row.signals.is_empty()
+    }
+
+    /// Bytes that the signals of an answer take behind its `head`, where a signal set describes it.
+    pub fn answer_bytes(&self, bus: BusIndex, id: CanId, head: &[u8]) -> Option<usize> {
+        let answers = self.table(bus).answers.get(&id)?;
+        let answer = answers.list.iter().find(|answer| answer.head == head)?;
+        self.messages.get(answer.message as usize).map(|message| message.size)
     }
 
     /// Does ISO-TP carry what this id sends, as far as the DBCs and signal sets say?

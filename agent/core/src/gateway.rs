@@ -6,7 +6,6 @@ use convoy_protocol::campaign::Campaign;
 use convoy_protocol::checkin::{CheckIn, DropReport, VinCheck};
 use convoy_protocol::desired::{DesiredError, DesiredState};
 use convoy_protocol::downlink::Down;
-use convoy_protocol::dtc::DtcRecord;
 use convoy_protocol::envelope::{EnvelopeWriter, Header, SECTION_BYTES_MAX, SectionKind};
 use convoy_protocol::frame::{BusIndex, CanFrame, CanId};
 use convoy_protocol::id::{BootId, CampaignId, EnvelopeKey, Lane, VehicleId};
@@ -18,18 +17,19 @@ use crate::batch::ClosedBatch;
 use crate::campaigns::Campaigns;
 use crate::collect::{Collector, Now};
 use crate::decoder::{Decoder, Outcome, Row};
-use crate::diagnosis::{self, Diagnosis, FaultList};
+use crate::diagnosis::{self, AskedCodes, Diagnosis};
 use crate::faults::FaultTracker;
+use crate::frozen::Frozen;
 use crate::journal::{BatchId, ChunkHeader, Recovered, chunk_record};
 use crate::latest::Latest;
 use crate::listen::{IsoTpIds, Listener, Message};
-use crate::obd::Stage;
 use crate::poll::{PollOptions, Poller};
 use crate::vin::Vin;
 
 mod asking;
 mod counters;
 mod outbox;
+mod trouble_codes;
 
 pub use counters::Counters;
 use outbox::{Clock, Outbox, Samples};
@@ -193,6 +193,10 @@ pub struct Gateway {
     closed: Vec<ClosedBatch>,
     listener: Listener,
     faults: FaultTracker,
+    /// When all known trouble codes were sent last.
+    present_us: Option<i64>,
+    asked_codes: AskedCodes,
+    frozen: Frozen,
     pollers: Vec<Poller>,
     /// When they were asked last.
     polled_us: i64,
@@ -244,6 +248,9 @@ impl Gateway {
             closed: Vec::new(),
             listener: Listener::new(IsoTpIds::Known),
             faults: FaultTracker::new(),
+            present_us: None,
+            asked_codes: AskedCodes::default(),
+            frozen: Frozen::new(),
             pollers,
             polled_us: now_us,
             voltage,
@@ -290,6 +297,7 @@ impl Gateway {
         if !self.pollers.is_empty() {
             self.pollers_on(frame.bus).for_each(|poller| poller.handle_frame(now_us, frame));
         }
+        self.asked_codes.handle_frame(frame);
         if let Some(diagnosis) = diagnosis::of_frame(frame) {
             self.diagnose(now_us, frame.timestamp_us, diagnosis);
         }
@@ -299,9 +307,10 @@ impl Gateway {
             if outcome != Outcome::Unknown || matches!(message, Message::J1939(_)) {
                 self.collect(now_us, frame.timestamp_us, outcome);
             }
-            if let Some(diagnosis) = diagnosis::of_message(&message) {
+            if let Some(diagnosis) = diagnosis::of_message(&message, &self.asked_codes) {
                 self.diagnose(now_us, frame.timestamp_us, diagnosis);
             }
+            self.handle_frozen(now_us, frame.timestamp_us, &message);
             if let Message::IsoTp(answer) = &message {
                 self.pollers_on(frame.bus).for_each(|poller| poller.handle_message(now_us, answer));
             }
@@ -414,6 +423,8 @@ impl Gateway {
         if self.report_due_us <= now_us {
             self.report(now_us);
         }
+        self.frozen.handle_timeout(now_us);
+        self.send_frozen(now_us);
         self.ask(now_us);
     }
 
@@ -426,6 +437,8 @@ impl Gateway {
             }
         }
         self.journal_due_us = None;
+        self.frozen.flush();
+        self.send_frozen(now_us);
     }
 
     /// The next thing to do.
@@ -438,7 +451,8 @@ impl Gateway {
         let correction_us = self.outbox.clock.correction_us;
         let batches =
             self.campaigns.collectors().filter_map(|collector| collector.deadline_us(correction_us));
-        let own = [self.journal_due_us, self.snapshot_due_us, Some(self.report_due_us)];
+        let own =
+            [self.journal_due_us, self.snapshot_due_us, Some(self.report_due_us), self.frozen.poll_timeout()];
         let polls = self.pollers.iter().filter_map(|poller| poller.poll_timeout(self.polled_us));
         batches.chain(own.into_iter().flatten()).chain(polls).min()
     }
@@ -465,6 +479,7 @@ impl Gateway {
             isotp_aborted: isotp.aborted,
             isotp_malformed: isotp.malformed,
             dtc_reporters_refused: self.faults.refused(),
+            frozen_dropped: self.frozen.counters().dropped(),
             ..self.counters
         }
     }
@@ -511,10 +526,7 @@ impl Gateway {
             self.send_batch(lane, campaign_id, batch);
         }
         if !wanted_codes && self.campaigns.want_trouble_codes() {
-            let mut records = self.faults.active(now_us);
-            if !records.is_empty() {
-                self.outbox.emit_dtcs(now_us, &mut records);
-            }
+            self.send_all_known(now_us);
         }
     }
 
@@ -564,23 +576,6 @@ impl Gateway {
             Diagnosis::Vin(vin) => self.handle_vin(now_us, vin),
             Diagnosis::Malformed => self.counters.dtc_malformed += 1,
             Diagnosis::Faults(list) => self.handle_faults(now_us, time_us, &list),
-        }
-    }
-
-    fn handle_faults(&mut self, now_us: i64, time_us: i64, list: &FaultList) {
-        self.counters.dtc_old_conversion += u64::from(list.old_conversion);
-        if list.stage != Stage::Active {
-            return;
-        }
-        let mut records: Vec<DtcRecord> = Vec::new();
-        self.faults.update(time_us, list.reporter, list.mil_on(), &list.dtcs, &mut records);
-        if records.is_empty() {
-            return;
-        }
-        self.counters.dtc_changes += records.len() as u64;
-        // Nobody who asked for them: they are reported when somebody does, as far as they are active then.
-        if self.campaigns.want_trouble_codes() {
-            self.outbox.emit_dtcs(now_us, &mut records);
         }
     }
 
@@ -660,9 +655,11 @@ impl Gateway {
         }
     }
 
-    /// The last value of every signal that a campaign takes. Nothing is sent where nothing was seen.
+    /// The last value of every signal that a campaign takes, and the trouble codes that are there. Nothing is sent where
+    /// nothing was seen.
     fn snapshot(&mut self, now_us: i64) {
         self.snapshot_due_us = None;
+        self.send_present(now_us);
         let columns = self.latest.columns(|signal| self.campaigns.select(signal));
         if columns.groups.is_empty() {
             return;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use convoy_protocol::dtc::Lamps;
 use convoy_protocol::frame::{BusIndex, CanId};
 
 /// Longest message of the transport protocol, bytes (255 packets of 7).
@@ -317,27 +318,6 @@ impl TpAssembler {
     }
 }
 
-/// State of a lamp in DM1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Lamp {
-    /// Not lit.
-    Off,
-    /// Lit.
-    On,
-    /// Reserved or not available.
-    Unknown,
-}
-
-impl Lamp {
-    const fn from_bits(bits: u8) -> Self {
-        match bits & 3 {
-            0 => Self::Off,
-            1 => Self::On,
-            _ => Self::Unknown,
-        }
-    }
-}
-
 /// One trouble code of a DM1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Dm1Dtc {
@@ -355,15 +335,18 @@ pub struct Dm1Dtc {
 /// DM1: a controller's lamps and active trouble codes (PGN 65226).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dm1<'a> {
-    /// Malfunction indicator lamp.
-    pub malfunction: Lamp,
-    /// Red stop lamp.
-    pub red_stop: Lamp,
-    /// Amber warning lamp.
-    pub amber_warning: Lamp,
-    /// Protect lamp.
-    pub protect: Lamp,
+    /// What the controller wants lit.
+    pub lamps: Lamps,
     dtcs: &'a [u8],
+}
+
+/// Two bits: off, on, and twice reserved or not available.
+const fn lamp(bits: u8) -> Option<bool> {
+    match bits & 3 {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
+    }
 }
 
 impl<'a> Dm1<'a> {
@@ -374,10 +357,12 @@ impl<'a> Dm1<'a> {
             return None;
         }
         Some(Self {
-            malfunction: Lamp::from_bits(lamps >> 6),
-            red_stop: Lamp::from_bits(lamps >> 4),
-            amber_warning: Lamp::from_bits(lamps >> 2),
-            protect: Lamp::from_bits(lamps),
+            lamps: Lamps {
+                malfunction: lamp(lamps >> 6),
+                red_stop: lamp(lamps >> 4),
+                amber_warning: lamp(lamps >> 2),
+                protect: lamp(lamps),
+            },
             dtcs,
         })
     }

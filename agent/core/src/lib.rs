@@ -21,6 +21,7 @@ pub mod diagnosis;
 pub mod elm;
 pub mod faults;
 pub mod filters;
+pub mod frozen;
 pub mod gateway;
 pub mod hex;
 pub mod isotp;

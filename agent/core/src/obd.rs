@@ -1,5 +1,6 @@
 //! OBD-II answers (SAE J1979 / ISO 15031-5) that the gateway itself reads: VIN, trouble codes and freeze frames.
 
+use convoy_protocol::dtc::DtcStage;
 use convoy_protocol::frame::CanId;
 use serde_json::{Value, json};
 
@@ -52,7 +53,7 @@ pub enum ObdResponse<'a> {
     /// Service 09, PID 02: the vehicle's VIN.
     Vin(Vin),
     /// Services 03, 07 and 0A: all codes of the ECU in one stage.
-    Dtcs(Stage, DtcList<'a>),
+    Dtcs(DtcStage, DtcList<'a>),
     /// Service 02: a parameter as it was when the code of the frame was set; PID 02 is that code.
     FreezeFrame {
         /// The parameter.
@@ -64,31 +65,6 @@ pub enum ObdResponse<'a> {
     },
 }
 
-/// How far a trouble code has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Stage {
-    /// Seen in this or the last driving cycle, not confirmed (service 07, DM6).
-    Pending,
-    /// Confirmed and there (service 03, DM1).
-    Active,
-    /// Was there and is gone, still stored (DM2).
-    PreviouslyActive,
-    /// Cannot be cleared by a tool, only by the ECU (service 0A, DM28).
-    Permanent,
-}
-
-impl Stage {
-    /// `pending`, `active`, `previously_active`, `permanent`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Active => "active",
-            Self::PreviouslyActive => "previously_active",
-            Self::Permanent => "permanent",
-        }
-    }
-}
-
 /// The codes of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DtcList<'a>(&'a [u8]);
@@ -98,6 +74,33 @@ impl<'a> DtcList<'a> {
     pub fn codes(&self) -> impl Iterator<Item = u16> + use<'a> {
         self.0.as_chunks::<2>().0.iter().map(|code| u16::from_be_bytes(*code)).filter(|code| *code != 0)
     }
+}
+
+/// Bytes of a parameter of service 01 (SAE J1979-DA); `None` where they are not fixed or not known here.
+pub const fn parameter_bytes(pid: u8) -> Option<usize> {
+    Some(match pid {
+        0x04..=0x0B | 0x0D..=0x0F | 0x11..=0x13 | 0x1C..=0x1E | 0x2C..=0x30 | 0x33 => 1,
+        0x45..=0x4C | 0x51..=0x52 | 0x5A..=0x5C | 0x5F | 0x61..=0x62 => 1,
+        0x02 | 0x03 | 0x0C | 0x10 | 0x14..=0x1B | 0x1F | 0x21..=0x23 | 0x31..=0x32 => 2,
+        0x3C..=0x3F | 0x42..=0x44 | 0x4D..=0x4E | 0x53..=0x54 | 0x59 | 0x5D..=0x5E | 0x63 => 2,
+        0x00 | 0x01 | 0x20 | 0x24..=0x2B | 0x34..=0x3B | 0x40 | 0x41 | 0x4F | 0x50 | 0x60 | 0x80 => 4,
+        0xA0 | 0xA6 | 0xC0 => 4,
+        _ => return None,
+    })
+}
+
+/// The parameters of an answer of service 01 that has several, each with its bytes; `None` where it has one, or does not
+/// come out even.
+pub(crate) fn parameters(message: &[u8]) -> Option<Vec<(u8, &[u8])>> {
+    let [0x41, rest @ ..] = message else { return None };
+    let mut rest = rest;
+    let mut parameters = Vec::new();
+    while let [pid, after @ ..] = rest {
+        let (data, after) = after.split_at_checked(parameter_bytes(*pid)?)?;
+        parameters.push((*pid, data));
+        rest = after;
+    }
+    (parameters.len() > 1).then_some(parameters)
 }
 
 /// Is it one of the ids that ECUs answer OBD-II on: 0x7E8 to 0x7EF, or 29 bits to the tester 0xF1?
@@ -115,9 +118,9 @@ pub fn parse(message: &[u8]) -> Option<ObdResponse<'_>> {
         [0x49, 0x02, _items, vin @ ..] => Vin::from_bytes(vin).ok().map(ObdResponse::Vin),
         [service @ (0x43 | 0x47 | 0x4A), count, codes @ ..] => {
             let stage = match service {
-                0x43 => Stage::Active,
-                0x47 => Stage::Pending,
-                _ => Stage::Permanent,
+                0x43 => DtcStage::Active,
+                0x47 => DtcStage::Pending,
+                _ => DtcStage::Permanent,
             };
             codes.get(..usize::from(*count) * 2).map(|codes| ObdResponse::Dtcs(stage, DtcList(codes)))
         }
@@ -132,14 +135,14 @@ mod tests {
 
     #[test]
     fn stored_codes_are_counted_by_the_second_byte() {
-        let Some(ObdResponse::Dtcs(Stage::Active, dtcs)) = parse(&[0x43, 2, 0x03, 0x01, 0x41, 0x23, 0xAA])
+        let Some(ObdResponse::Dtcs(DtcStage::Active, dtcs)) = parse(&[0x43, 2, 0x03, 0x01, 0x41, 0x23, 0xAA])
         else {
             panic!("not a list of codes");
         };
         assert_eq!(dtcs.codes().collect::<Vec<_>>(), [0x0301, 0x4123]);
-        assert_eq!(parse(&[0x43, 0]), Some(ObdResponse::Dtcs(Stage::Active, DtcList(&[]))));
-        assert_eq!(parse(&[0x47, 0]), Some(ObdResponse::Dtcs(Stage::Pending, DtcList(&[]))));
-        assert_eq!(parse(&[0x4A, 0]), Some(ObdResponse::Dtcs(Stage::Permanent, DtcList(&[]))));
+        assert_eq!(parse(&[0x43, 0]), Some(ObdResponse::Dtcs(DtcStage::Active, DtcList(&[]))));
+        assert_eq!(parse(&[0x47, 0]), Some(ObdResponse::Dtcs(DtcStage::Pending, DtcList(&[]))));
+        assert_eq!(parse(&[0x4A, 0]), Some(ObdResponse::Dtcs(DtcStage::Permanent, DtcList(&[]))));
         assert_eq!(parse(&[0x43, 2, 0x03, 0x01, 0x41]), None);
     }
 
@@ -148,6 +151,17 @@ mod tests {
         let frozen = ObdResponse::FreezeFrame { pid: 0x0C, number: 0, data: &[0x1A, 0xF8] };
         assert_eq!(parse(&[0x42, 0x0C, 0x00, 0x1A, 0xF8]), Some(frozen));
         assert_eq!(parse(&[0x42, 0x0C]), None);
+    }
+
+    #[test]
+    fn several_parameters_of_one_answer_are_told_apart_by_their_lengths() {
+        let several = [0x41, 0x0C, 0x1A, 0xF8, 0x0D, 50, 0x01, 1, 2, 3, 4];
+        let expected: [(u8, &[u8]); 3] = [(0x0C, &[0x1A, 0xF8]), (0x0D, &[50]), (0x01, &[1, 2, 3, 4])];
+        assert_eq!(parameters(&several).unwrap(), expected);
+        assert_eq!(parameters(&several[..4]), None, "it has one");
+        assert_eq!(parameters(&several[..10]), None, "the last one is cut short");
+        assert_eq!(parameters(&[0x41, 0x0D, 50, 0xFA, 1]), None, "nobody knows how long FA is");
+        assert_eq!(parameters(&[0x62, 0x0C, 0x1A, 0xF8, 0x0D, 50]), None);
     }
 
     #[test]

@@ -16,10 +16,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use convoy_protocol::dtc::DtcStage;
 use convoy_protocol::frame::{BusIndex, CanFrame, CanId};
 
 use crate::isotp::{ISOTP_N_CR_US, IsoTpMessage};
-use crate::obd::{self, ObdResponse, Stage};
+use crate::obd::{self, ObdResponse};
 use crate::uds::{self, UdsAnswer};
 
 /// Requests that are configured at most.
@@ -211,6 +212,11 @@ impl Poller {
         };
         poller.start(now_us);
         poller
+    }
+
+    /// The id that answers the request on its way, where that is another than usual.
+    pub fn answers_on(&self) -> Option<CanId> {
+        self.outstanding.as_ref()?.answers_on
     }
 
     /// The bus it asks on.
@@ -555,7 +561,7 @@ impl Poller {
 
     /// New codes: what was frozen with them is asked for.
     fn learn_codes(&mut self, id: CanId, ecu: CanId, data: &[u8]) {
-        if let Some(ObdResponse::Dtcs(Stage::Active, codes)) = obd::parse(data) {
+        if let Some(ObdResponse::Dtcs(DtcStage::Active, codes)) = obd::parse(data) {
             let is_new = self.frozen.get(&id).is_none_or(|before| before != data);
             if is_new {
                 self.frozen.insert(id, data.to_vec());
@@ -634,7 +640,7 @@ fn is_diagnostic(id: CanId) -> bool {
 }
 
 /// May `answer` be the id of an answer to a request on `request`?
-fn answers((request, answers_on): (CanId, Option<CanId>), answer: CanId) -> bool {
+pub(crate) fn answers((request, answers_on): (CanId, Option<CanId>), answer: CanId) -> bool {
     match (request, answer) {
         _ if answers_on.is_some() => answers_on == Some(answer),
         (CanId::Standard(0x7DF), CanId::Standard(id)) => matches!(id, 0x7E8..=0x7EF),

@@ -4,8 +4,9 @@ use std::io::{self, BufWriter, Write};
 
 use convoy_agent_core::decoder::{Decoder, Row};
 use convoy_agent_core::diagnosis::FaultList;
+use convoy_agent_core::frozen::FrozenFrame;
 use convoy_agent_core::listen::Message;
-use convoy_protocol::dtc::Dtc;
+use convoy_protocol::dtc::{Dtc, FreezeFrameHeader};
 use convoy_protocol::frame::CanId;
 
 use super::json;
@@ -62,10 +63,36 @@ impl<'d, W: Write> Lines<'d, W> {
             if let Some(count) = active.occurrence_count {
                 write!(self.out, ",\"occurrence_count\":{count}")?;
             }
-            if let Some(mil_on) = list.mil_on() {
-                write!(self.out, ",\"mil_on\":{mil_on}")?;
+            if let Some(status) = active.uds_status {
+                write!(self.out, ",\"uds_status\":{status}")?;
+            }
+            if let Some(lamps) = list.lamps {
+                for (name, lamp) in [
+                    ("mil_on", lamps.malfunction),
+                    ("red_stop_on", lamps.red_stop),
+                    ("amber_warning_on", lamps.amber_warning),
+                    ("protect_on", lamps.protect),
+                ] {
+                    if let Some(is_on) = lamp {
+                        write!(self.out, ",\"{name}\":{is_on}")?;
+                    }
+                }
             }
             self.out.write_all(b"}\n")?;
+        }
+        Ok(())
+    }
+
+    /// The values that were frozen with a trouble code, a line each.
+    pub(super) fn frozen(&mut self, bus: &str, frame: &FrozenFrame) -> io::Result<()> {
+        let FreezeFrameHeader { timestamp_us, dtc, number } = frame.header;
+        let head = head(timestamp_us, bus, frame.id);
+        for (index, value) in &frame.values {
+            let Some(signal) = self.decoder.manifest().signal(*index) else { continue };
+            let Some((before, after)) = self.texts.get(index.0 as usize) else { continue };
+            write!(self.out, "{head}\"frozen_with\":\"{dtc}\",\"number\":{number},{before}")?;
+            serde_json::to_writer(&mut self.out, &value.physical(signal))?;
+            self.out.write_all(after.as_bytes())?;
         }
         Ok(())
     }

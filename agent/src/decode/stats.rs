@@ -66,6 +66,7 @@ struct Summary<'s> {
     isotp: Transport<'s>,
     tp: Transport<'s>,
     fault_lists: u64,
+    frozen_frames: u64,
     dtcs: &'s BTreeMap<String, u64>,
 }
 
@@ -219,6 +220,7 @@ impl<'d> Stats<'d> {
                 kinds: &self.tp,
             },
             fault_lists: self.fault_lists,
+            frozen_frames: summary.frozen_frames,
             dtcs: &self.dtcs,
         };
         serde_json::to_writer_pretty(&mut *out, &all)?;

@@ -56,6 +56,8 @@ pub(crate) struct Elm {
     has_searched: bool,
     is_hung: Option<Fault>,
     pub(crate) requests: usize,
+    /// A code is stored, until somebody clears it.
+    pub(crate) has_code: bool,
     pub(crate) asked: Vec<String>,
 }
 
@@ -73,6 +75,7 @@ impl Elm {
             is_hung: None,
             requests: 0,
             asked: Vec::new(),
+            has_code: true,
         }
     }
 
@@ -182,7 +185,7 @@ impl Elm {
         Some(lines)
     }
 
-    /// Engine and transmission: speed 50 km/h, engine 1,500 rpm, a VIN, one stored code.
+    /// Engine and transmission: speed 50 km/h, engine 1,500 rpm, a VIN, one stored code with its freeze frame.
     fn answer_of_the_car(&self, request: &str) -> Vec<String> {
         let everyone = self.header.as_deref().is_none_or(|header| header == "7DF");
         let engine = everyone || self.header.as_deref() == Some("7E0");
@@ -198,7 +201,13 @@ impl Elm {
             "010D" => (of_engine, of_gearbox) = (Some(vec![0x41, 0x0D, 50]), Some(vec![0x41, 0x0D, 50])),
             "012F" => of_engine = Some(vec![0x41, 0x2F, 0x80]),
             "0902" => of_engine = Some([&[0x49, 2, 1][..], b"CNVY23456789ABCDE"].concat()),
-            "03" => of_engine = Some(vec![0x43, 1, 0x03, 0x01]),
+            "03" if self.has_code => of_engine = Some(vec![0x43, 1, 0x03, 0x01]),
+            "03" => of_engine = Some(vec![0x43, 0]),
+            // Frozen with it: 750 rpm, standing.
+            "020200" if self.has_code => of_engine = Some(vec![0x42, 2, 0, 0x03, 0x01]),
+            "020000" if self.has_code => of_engine = Some(vec![0x42, 0, 0, 0x40, 0x18, 0, 0]),
+            "020C00" if self.has_code => of_engine = Some(vec![0x42, 0x0C, 0, 0x0B, 0xB8]),
+            "020D00" if self.has_code => of_engine = Some(vec![0x42, 0x0D, 0, 0]),
             "07" | "0A" => of_engine = Some(vec![u8::from_str_radix(request, 16).unwrap() + 0x40, 0]),
             _ => {}
         }

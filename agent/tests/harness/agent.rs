@@ -50,6 +50,13 @@ impl Agent {
         agent
     }
 
+    /// Kills it as a power cut would, then starts it in the same place.
+    pub(crate) fn restart(mut self) -> Self {
+        self.agent.0.kill().unwrap();
+        self.agent.0.wait().unwrap();
+        Self::launch(self.dir)
+    }
+
     /// Starts it; returns when it answers.
     pub(crate) fn start_unwatched(dir: tempfile::TempDir, broker: &str, sources: &str) -> Self {
         let config = dir.path().join("agent.toml");
@@ -58,6 +65,11 @@ impl Agent {
              allow_plaintext = true\n[spool]\ndir = \"spool\"\n{sources}"
         );
         std::fs::write(&config, text).unwrap();
+        Self::launch(dir)
+    }
+
+    fn launch(dir: tempfile::TempDir) -> Self {
+        let config = dir.path().join("agent.toml");
         let log = std::fs::File::create(dir.path().join("agent.log")).unwrap();
         let agent = Running(convoy_agent(&["run"], &config).stderr(log).spawn().unwrap());
         let agent = Self { agent, tap: None, lines: channel().1, dir };

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use convoy_protocol::columns::Columns;
-use convoy_protocol::dtc::{Dtc, DtcChange, DtcRecord};
+use convoy_protocol::dtc::{Dtc, DtcChange, DtcStage, DtcState};
 use convoy_protocol::envelope::Header;
 use convoy_protocol::id::{EnvelopeKey, VehicleId};
 use convoy_protocol::manifest::Manifest;
@@ -107,9 +107,9 @@ impl Judge {
         let mut observed: Vec<Observed> = Vec::new();
         if alert_grants(grants).next().is_some() {
             observed.extend(by_dtc(&content.dtcs).into_iter().map(|(key, records)| {
-                let observe = |record: &&DtcRecord| {
+                let observe = |record: &&DtcState| {
                     let at_us = ordering_us(record.timestamp_us, received_us);
-                    (at_us, Some(record.change == DtcChange::Opened))
+                    (at_us, Some(record.change != DtcChange::Closed))
                 };
                 (key, records.iter().map(observe).collect())
             }));
@@ -177,10 +177,10 @@ pub(crate) fn alert_grants(grants: &[Grant]) -> impl Iterator<Item = &Grant> {
     grants.iter().filter(|grant| grant.entitlement.alerts)
 }
 
-/// An envelope's records of each trouble code, by the key of its condition.
-pub(crate) fn by_dtc(records: &[DtcRecord]) -> BTreeMap<String, Vec<&DtcRecord>> {
-    let mut by_dtc: BTreeMap<String, Vec<&DtcRecord>> = BTreeMap::new();
-    for record in records {
+/// An envelope's records of each active trouble code, by the key of its condition. Other stages raise no alert.
+pub(crate) fn by_dtc(records: &[DtcState]) -> BTreeMap<String, Vec<&DtcState>> {
+    let mut by_dtc: BTreeMap<String, Vec<&DtcState>> = BTreeMap::new();
+    for record in records.iter().filter(|record| record.stage == DtcStage::Active) {
         by_dtc.entry(dtc_condition(record.dtc)).or_default().push(record);
     }
     by_dtc

@@ -31,6 +31,8 @@ pub const TYPE_TELEMETRY: &str = "vehicle.telemetry.batch.v1";
 pub const TYPE_SNAPSHOT: &str = "vehicle.snapshot.v1";
 /// `detail-type` of a change of trouble codes, as telemetry.
 pub const TYPE_DTC: &str = "vehicle.dtc.changed.v1";
+/// `detail-type` of what controllers kept with their trouble codes: freeze frames, snapshots, counters.
+pub const TYPE_DTC_FROZEN: &str = "vehicle.dtc.frozen.v1";
 /// `detail-type` of an alert.
 pub const TYPE_ALERT: &str = "vehicle.alert.v1";
 

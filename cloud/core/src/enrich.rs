@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use convoy_protocol::campaign::BATCH_SAMPLES_MAX;
 use convoy_protocol::columns::Columns;
-use convoy_protocol::dtc::DtcRecord;
+use convoy_protocol::dtc::{DtcRecord, DtcState, ExtendedData, FreezeFrameHeader};
 use convoy_protocol::envelope::{Envelope, Header, SECTION_BYTES_MAX, SectionKind};
 use convoy_protocol::id::ManifestId;
 use convoy_protocol::manifest::{Manifest, SignalIndex};
@@ -69,8 +69,33 @@ pub struct Content {
     pub columns: Columns,
     /// The latest values, of a snapshot section.
     pub snapshot: Columns,
-    /// Changes of trouble codes.
-    pub dtcs: Vec<DtcRecord>,
+    /// What happened to trouble codes.
+    pub dtcs: Vec<DtcState>,
+    /// Values that were frozen with a trouble code.
+    pub frozen: Vec<(FreezeFrameHeader, Columns)>,
+    /// Counters that controllers keep of their trouble codes.
+    pub extended_data: Vec<ExtendedData>,
+}
+
+impl Content {
+    /// Times of the first and the last sample or record, microseconds since the Unix epoch, UTC; `None` without any.
+    pub fn span_us(&self) -> Option<(i64, i64)> {
+        let columns = self.columns.span_us().or(self.snapshot.span_us());
+        let records = (self.dtcs.iter().map(|state| state.timestamp_us))
+            .chain(self.frozen.iter().map(|(header, _)| header.timestamp_us))
+            .chain(self.extended_data.iter().map(|data| data.timestamp_us));
+        let spans = records.map(|time_us| (time_us, time_us)).chain(columns);
+        spans.reduce(|left, right| (left.0.min(right.0), left.1.max(right.1)))
+    }
+
+    fn records(&self) -> usize {
+        self.dtcs.len() + self.frozen.len() + self.extended_data.len()
+    }
+
+    fn samples(&self) -> usize {
+        let frozen = self.frozen.iter().map(|(_, columns)| columns.samples()).sum::<usize>();
+        self.columns.samples() + self.snapshot.samples() + frozen
+    }
 }
 
 /// Why an envelope that is well formed outside cannot be used.
@@ -85,6 +110,9 @@ pub enum ContentError {
     /// A trouble code section is damaged.
     #[error("trouble code section cannot be read")]
     Dtcs,
+    /// A freeze frame section is damaged.
+    #[error("freeze frame section cannot be read")]
+    FreezeFrame,
     /// A column names a signal that its manifest does not have.
     #[error("a column names signal {0}, which manifest {1} does not have")]
     Signal(u32, ManifestId),
@@ -101,7 +129,7 @@ pub enum ContentError {
 
 /// Samples in one envelope at most; agents close a batch at [`BATCH_SAMPLES_MAX`].
 pub const CONTENT_SAMPLES_MAX: usize = 2 * BATCH_SAMPLES_MAX as usize;
-/// Changes of trouble codes in one envelope at most.
+/// Records of trouble codes in one envelope at most.
 pub const CONTENT_DTCS_MAX: usize = 4_096;
 /// How far a vehicle's clock may be ahead of ours before its times stop being an order, microseconds.
 const AHEAD_US_MAX: i64 = 30_000_000;
@@ -118,26 +146,25 @@ pub fn decode_content(envelope: &Envelope<'_>, manifest: Option<&Manifest>) -> R
     // A small envelope can unpack to very much: what is unpacked is bounded for all its sections together.
     let mut unpacked_bytes = 0;
     for section in envelope.sections() {
+        if section.kind.needs_manifest() && manifest.is_none() {
+            return Err(ContentError::NoManifest);
+        }
         match section.kind {
             kind if kind.is_samples() || kind.is_snapshot() => {
-                if manifest.is_none() {
-                    return Err(ContentError::NoManifest);
-                }
                 let Some((columns, bytes)) = section.columns(envelope.header.base_us)? else { continue };
                 unpacked_bytes += bytes;
                 let into = if kind.is_snapshot() { &mut content.snapshot } else { &mut content.columns };
                 into.groups.extend(columns.groups);
             }
-            SectionKind::Dtcs => {
+            kind if is_about_dtcs(kind) => {
                 let body = section.body()?;
                 unpacked_bytes += body.len();
-                let records: Vec<DtcRecord> = postcard::from_bytes(&body).map_err(|_| ContentError::Dtcs)?;
-                content.dtcs.extend(records);
+                decode_dtcs(kind, &body, envelope.header.base_us, &mut content)?;
             }
             _ => {}
         }
-        let is_too_much = content.columns.samples() + content.snapshot.samples() > CONTENT_SAMPLES_MAX
-            || content.dtcs.len() > CONTENT_DTCS_MAX
+        let is_too_much = content.samples() > CONTENT_SAMPLES_MAX
+            || content.records() > CONTENT_DTCS_MAX
             || unpacked_bytes > SECTION_BYTES_MAX;
         if is_too_much {
             return Err(ContentError::TooMuch);
@@ -145,7 +172,44 @@ pub fn decode_content(envelope: &Envelope<'_>, manifest: Option<&Manifest>) -> R
     }
     check_signals(&content.columns, &envelope.header, manifest)?;
     check_signals(&content.snapshot, &envelope.header, manifest)?;
+    for (_, columns) in &content.frozen {
+        check_signals(columns, &envelope.header, manifest)?;
+    }
     Ok(content)
+}
+
+fn is_about_dtcs(kind: SectionKind) -> bool {
+    use SectionKind::{DtcExtendedData, DtcStates, Dtcs, FreezeFrame};
+    matches!(kind, Dtcs | DtcStates | FreezeFrame | DtcExtendedData)
+}
+
+fn decode_dtcs(
+    kind: SectionKind,
+    body: &[u8],
+    base_us: i64,
+    content: &mut Content,
+) -> Result<(), ContentError> {
+    match kind {
+        SectionKind::Dtcs => {
+            let records: Vec<DtcRecord> = postcard::from_bytes(body).map_err(|_| ContentError::Dtcs)?;
+            content.dtcs.extend(records.into_iter().map(DtcState::from));
+        }
+        SectionKind::DtcStates => {
+            let states: Vec<DtcState> = postcard::from_bytes(body).map_err(|_| ContentError::Dtcs)?;
+            content.dtcs.extend(states);
+        }
+        SectionKind::DtcExtendedData => {
+            let data: Vec<ExtendedData> = postcard::from_bytes(body).map_err(|_| ContentError::Dtcs)?;
+            content.extended_data.extend(data);
+        }
+        SectionKind::FreezeFrame => {
+            let (header, rest) = postcard::take_from_bytes(body).map_err(|_| ContentError::FreezeFrame)?;
+            let columns = Columns::decode(rest, base_us).map_err(|_| ContentError::FreezeFrame)?;
+            content.frozen.push((header, columns));
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 fn check_signals(
@@ -208,6 +272,7 @@ impl Enricher {
         let mut enriched = Enriched::default();
         for grant in grants {
             let context = context(header, grant, event, &snapshot);
+            let mut frozen = None;
             if let (Some(manifest), Some(id)) = (&manifest, header.manifest_id) {
                 let mask = self.mask(snapshot.version, grant, id, manifest);
                 if !header.campaign_id.is_some_and(|campaign| snapshot.is_alert_campaign(campaign)) {
@@ -216,10 +281,13 @@ impl Enricher {
                 }
                 let rendered = event::snapshot(&context, manifest, &content.snapshot, &mask);
                 enriched.push(&context, EventClass::Telemetry, rendered);
+                frozen = Some((&**manifest, mask));
             }
             if grant.entitlement.diagnostics {
-                let rendered = event::dtc_changes(&context, &content.dtcs);
-                enriched.push(&context, EventClass::Telemetry, rendered);
+                let frozen = frozen.as_ref().map(|(manifest, mask)| (*manifest, mask.as_slice()));
+                for rendered in event::diagnostics(&context, frozen, &content) {
+                    enriched.push(&context, EventClass::Telemetry, Some(rendered));
+                }
             }
         }
         if !event.opened.is_empty() {
@@ -247,7 +315,7 @@ fn opened_at<'o>(opened: &'o [Opened], key: &'o str) -> impl Iterator<Item = usi
     opened.iter().filter(move |opened| opened.key == key).map(|opened| opened.index as usize)
 }
 
-fn dtc_alerts(contexts: &[Context<'_>], opened: &[Opened], records: &[DtcRecord], enriched: &mut Enriched) {
+fn dtc_alerts(contexts: &[Context<'_>], opened: &[Opened], records: &[DtcState], enriched: &mut Enriched) {
     for (key, records) in alerts::by_dtc(records) {
         for record in opened_at(opened, &key).filter_map(|index| records.get(index)) {
             for context in contexts {

@@ -3,16 +3,20 @@
 //! The same function renders for queue, feed, webhook and on-demand reads, so that they can never disagree.
 
 use convoy_protocol::columns::{Columns, Group, Values};
-use convoy_protocol::dtc::{Dtc, DtcChange, DtcRecord};
+use convoy_protocol::dtc::DtcState;
 use convoy_protocol::envelope::Header;
 use convoy_protocol::manifest::{Manifest, SignalDef};
 use serde::ser::{Serialize, SerializeSeq, Serializer};
 
 use crate::ambient::rfc3339;
-use crate::bus::{TYPE_ALERT, TYPE_DTC, TYPE_SNAPSHOT, TYPE_TELEMETRY};
-use crate::dtc_texts::description;
+use crate::bus::{TYPE_ALERT, TYPE_SNAPSHOT, TYPE_TELEMETRY};
 use crate::identity::{EventId, InternalEventId};
 use crate::snapshot::Grant;
+
+mod trouble_codes;
+
+pub use trouble_codes::diagnostics;
+use trouble_codes::{DtcJson, dtc_json};
 
 const SOURCE: &str = "urn:convoy:ingest";
 
@@ -307,69 +311,11 @@ fn series(
     Some(Rendered { id, detail_type, count, last_us, body })
 }
 
-#[derive(serde::Serialize)]
-struct DtcJson {
-    #[serde(flatten)]
-    dtc: DtcFields,
-    /// `SPN 980 FMI 9` or `P0301`.
-    text: String,
-    /// What it means, where it is a standard code.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    description: Option<&'static str>,
-    change: DtcChange,
-    time: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    occurrence_count: Option<u8>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mil_on: Option<bool>,
-}
-
-#[derive(serde::Serialize)]
-#[serde(tag = "system", rename_all = "snake_case")]
-enum DtcFields {
-    J1939 { sa: u8, spn: u32, fmi: u8 },
-    Obd { ecu: String, code: String },
-    Uds { ecu: String, code: String },
-}
-
-fn dtc_json(record: &DtcRecord) -> DtcJson {
-    let dtc = match record.dtc {
-        Dtc::J1939 { sa, spn, fmi } => DtcFields::J1939 { sa, spn, fmi },
-        Dtc::Obd { ecu, .. } => DtcFields::Obd { ecu: format!("0x{ecu:03X}"), code: record.dtc.to_string() },
-        Dtc::Uds { ecu, .. } => DtcFields::Uds { ecu: format!("0x{ecu:03X}"), code: record.dtc.to_string() },
-    };
-    DtcJson {
-        dtc,
-        text: record.dtc.to_string(),
-        description: description(record.dtc),
-        change: record.change,
-        time: rfc3339(record.timestamp_us),
-        occurrence_count: record.occurrence_count,
-        mil_on: record.mil_on,
-    }
-}
-
-/// The changes of trouble codes in an envelope, as telemetry; `None` where none is in the grant's window.
-pub fn dtc_changes(context: &Context<'_>, records: &[DtcRecord]) -> Option<Rendered> {
-    #[derive(serde::Serialize)]
-    struct Changes {
-        changes: Vec<DtcJson>,
-    }
-    let kept: Vec<_> = records.iter().filter(|record| context.in_window(record.timestamp_us)).collect();
-    let times = || kept.iter().map(|record| record.timestamp_us);
-    let (first_us, last_us) = (times().min()?, times().max()?);
-    let id = context.event_id("dtc");
-    let changes = Changes { changes: kept.iter().map(|record| dtc_json(record)).collect() };
-    let body = render(context, &id, TYPE_DTC, first_us, changes);
-    let count = u32::try_from(kept.len()).unwrap_or(u32::MAX);
-    Some(Rendered { id, detail_type: TYPE_DTC, count, last_us, body })
-}
-
 /// What an alert is about.
 #[derive(Debug, Clone, Copy)]
 pub enum AlertCause<'a> {
     /// A trouble code was opened.
-    DtcOpened(&'a DtcRecord),
+    DtcOpened(&'a DtcState),
     /// A signal crossed a threshold.
     Threshold {
         /// The rule.

@@ -204,9 +204,8 @@ impl Ingest {
             Ok(announced) => announced,
             Err(reason) => return Ok(Verdict::Refused(reason)),
         };
-        let has_samples =
-            envelope.sections().any(|section| section.kind.is_samples() || section.kind.is_snapshot());
-        let manifest = match header.manifest_id.filter(|_| has_samples) {
+        let needs_manifest = envelope.sections().any(|section| section.kind.needs_manifest());
+        let manifest = match header.manifest_id.filter(|_| needs_manifest) {
             None => None,
             Some(id) => match self.manifests.get(id).await? {
                 Some(manifest) => Some(manifest),
@@ -217,7 +216,7 @@ impl Ingest {
             Ok(content) => content,
             Err(error) => return Ok(Verdict::Refused(error.to_string())),
         };
-        let (first_us, last_us) = span_us(&content).unwrap_or((header.base_us, header.base_us));
+        let (first_us, last_us) = content.span_us().unwrap_or((header.base_us, header.base_us));
         let stored = StoredEnvelope {
             vehicle_id: header.vehicle_id,
             key: header.key(),
@@ -388,15 +387,6 @@ fn damaged_manifest(envelope: &Envelope<'_>) -> Option<String> {
         Ok(encoding) => Manifest::decode(&encoding).err().map(|error| error.to_string()),
         Err(error) => Some(error.to_string()),
     })
-}
-
-fn span_us(content: &Content) -> Option<(i64, i64)> {
-    let dtcs = || content.dtcs.iter().map(|record| record.timestamp_us);
-    let dtcs = dtcs().min().zip(dtcs().max());
-    match (content.columns.span_us().or(content.snapshot.span_us()), dtcs) {
-        (Some(left), Some(right)) => Some((left.0.min(right.0), left.1.max(right.1))),
-        (left, right) => left.or(right),
-    }
 }
 
 fn bus_event(item: &Valid<'_>, opened: Vec<Opened>) -> BusEvent {

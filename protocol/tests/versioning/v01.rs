@@ -12,7 +12,9 @@ use convoy_protocol::columns::{Column, Columns, Group, Values};
 use convoy_protocol::compact;
 use convoy_protocol::desired::{DesiredState, Sealed, seal};
 use convoy_protocol::downlink::{Down, PayloadDigest, SequenceRange};
-use convoy_protocol::dtc::{Dtc, DtcChange, DtcRecord, FreezeFrameHeader};
+use convoy_protocol::dtc::{
+    Dtc, DtcChange, DtcRecord, DtcStage, DtcState, ExtendedData, FreezeFrameHeader, Lamps,
+};
 use convoy_protocol::envelope::{Envelope, EnvelopeError, EnvelopeWriter, Header, SectionKind, peek_header};
 use convoy_protocol::frame::{BusIndex, CanId};
 use convoy_protocol::id::{BootId, CampaignId, EnvelopeKey, Lane, ManifestId, VehicleId};
@@ -303,6 +305,89 @@ fn trouble_codes() {
     // Section kind 2, codec plain, 30 bytes; 0xc62bfa13.
     let expected = envelope(BARE_BYTES, &[&["02", "00", "1e"], &body[..]].concat(), "13fa2bc6");
     assert_section(&expected, &BARE, SectionKind::Dtcs, &bytes(&body));
+}
+
+#[test]
+fn trouble_code_states() {
+    let lamps =
+        Lamps { malfunction: Some(true), red_stop: Some(false), amber_warning: None, protect: Some(false) };
+    let states = vec![
+        DtcState {
+            timestamp_us: BASE_US,
+            dtc: Dtc::J1939 { sa: 23, spn: 520_192, fmi: 31 },
+            stage: DtcStage::Permanent,
+            change: DtcChange::StillPresent,
+            occurrence_count: Some(126),
+            lamps: Some(lamps),
+            uds_status: None,
+        },
+        DtcState {
+            timestamp_us: -1,
+            dtc: Dtc::Uds { ecu: 0x7E8, code: 0x03_0113 },
+            stage: DtcStage::Pending,
+            change: DtcChange::Closed,
+            occurrence_count: None,
+            lamps: None,
+            uds_status: Some(0x2F),
+        },
+    ];
+    let body = [
+        "02",               // 2 states
+        "8080f28183898506", // time
+        "00",               // J1939
+        "17",               // source address 23, u8
+        "80e01f",           // SPN 520,192
+        "1f",               // FMI 31, u8
+        "03",               // permanent
+        "02",               // still present
+        "017e",             // occurrence count: some 126, u8
+        "01",               // lamps: some
+        "0101",             // malfunction: some on
+        "0100",             // red stop: some off
+        "00",               // amber warning: none
+        "0100",             // protect: some off
+        "00",               // status: none
+        "01",               // time -1 us
+        "02",               // UDS
+        "e80f",             // ECU 0x7E8
+        "93820c",           // code 0x030113
+        "00",               // pending
+        "01",               // closed
+        "00",               // occurrence count: none
+        "00",               // lamps: none
+        "012f",             // status: some 0x2f, u8
+    ];
+    assert_postcard(&bytes(&body), &states);
+    // Section kind 13, codec plain, 41 bytes; 0x3c809603.
+    let expected = envelope(BARE_BYTES, &[&["0d", "00", "29"], &body[..]].concat(), "0396803c");
+    assert_section(&expected, &BARE, SectionKind::DtcStates, &bytes(&body));
+    // The other stages and changes, in the order of their numbers.
+    let stages = [DtcStage::Pending, DtcStage::Active, DtcStage::PreviouslyActive, DtcStage::Permanent];
+    assert_postcard(&[4, 0, 1, 2, 3], &stages.to_vec());
+    assert_postcard(&[3, 0, 1, 2], &vec![DtcChange::Opened, DtcChange::Closed, DtcChange::StillPresent]);
+}
+
+#[test]
+fn trouble_code_counters() {
+    let data = ExtendedData {
+        timestamp_us: BASE_US,
+        dtc: Dtc::Uds { ecu: 0x7E8, code: 0x03_0113 },
+        uds_status: 0x09,
+        records: vec![1, 4],
+    };
+    let body = [
+        "01",               // 1 record
+        "8080f28183898506", // time
+        "02",               // UDS
+        "e80f",             // ECU 0x7E8
+        "93820c",           // code 0x030113
+        "09",               // status, u8
+        "020104",           // 2 bytes
+    ];
+    assert_postcard(&bytes(&body), &vec![data]);
+    // Section kind 14, codec plain, 19 bytes; 0xa2b0e4b9.
+    let expected = envelope(BARE_BYTES, &[&["0e", "00", "13"], &body[..]].concat(), "b9e4b0a2");
+    assert_section(&expected, &BARE, SectionKind::DtcExtendedData, &bytes(&body));
 }
 
 #[test]

@@ -84,6 +84,7 @@ impl Gateway {
                 self.outbox.push(Output::FlowControl(frame));
             }
             while let Some((id, payload)) = poller.poll_request(now_us) {
+                self.asked_codes.handle_request(poller.bus(), id, poller.answers_on(), &payload);
                 self.outbox.push(Output::Request { bus: poller.bus(), id, payload });
             }
         }

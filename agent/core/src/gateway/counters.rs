@@ -54,12 +54,18 @@ pub struct Counters {
     pub snapshots: u64,
     /// Samples of batches that an earlier life of the agent left in its journal.
     pub samples_recovered: u64,
-    /// Trouble codes opened or closed.
+    /// Trouble codes opened or closed, and those reported as still present because their lamps or counts changed.
     pub dtc_changes: u64,
     /// J1939 codes not reported because their SPN is in an old form that cannot be read safely.
     pub dtc_old_conversion: u64,
     /// DM1 messages too short to read.
     pub dtc_malformed: u64,
-    /// Lists of codes not looked at because too many controllers report.
+    /// Lists of codes not looked at because too many controllers report, and codes because a list has too many.
     pub dtc_reporters_refused: u64,
+    /// Freeze frames and snapshots that were sent.
+    #[serde(default)]
+    pub frozen_frames: u64,
+    /// Frozen values that no file describes or whose trouble code is not known, and frames that found no place.
+    #[serde(default)]
+    pub frozen_dropped: u64,
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use convoy_protocol::columns::Columns;
 use convoy_protocol::compact;
-use convoy_protocol::dtc::DtcRecord;
+use convoy_protocol::dtc::{DtcState, ExtendedData};
 use convoy_protocol::envelope::{EnvelopeError, EnvelopeWriter, Header, SectionKind};
 use convoy_protocol::id::{BootId, CampaignId, Lane, ManifestId, VehicleId};
 use convoy_protocol::report::TriggerRecord;
@@ -12,7 +12,13 @@ use convoy_protocol::time::{ClockQuality, TimeUnit};
 
 use super::{FrameTimes, Output, RECORDS_ZSTD_LEVEL, to_postcard};
 use crate::batch::split;
+use crate::frozen::FrozenFrame;
 use crate::journal::BatchId;
+
+/// Trouble codes in one envelope at most.
+const DTC_STATES_PER_ENVELOPE_MAX: usize = 1_000;
+/// Records of counters in one envelope at most.
+const EXTENDED_DATA_PER_ENVELOPE_MAX: usize = 32;
 
 /// What is known of the time.
 #[derive(Debug, Clone, Copy)]
@@ -110,16 +116,49 @@ impl Outbox {
         }
     }
 
-    /// Changes of trouble codes, whose times are those of frames.
-    pub(crate) fn emit_dtcs(&mut self, now_us: i64, records: &mut [DtcRecord]) {
+    /// Trouble codes, whose times are those of frames.
+    pub(crate) fn emit_dtc_states(&mut self, now_us: i64, states: &mut [DtcState]) {
         let correction_us = self.clock.frame_correction_us();
-        for record in &mut *records {
+        for states in states.chunks_mut(DTC_STATES_PER_ENVELOPE_MAX) {
+            for state in &mut *states {
+                state.timestamp_us = state.timestamp_us.saturating_add(correction_us);
+            }
+            let body = to_postcard(&&*states);
+            self.emit(Lane::Fast, now_us, |writer| {
+                writer.compressed(SectionKind::DtcStates, &body, RECORDS_ZSTD_LEVEL);
+            });
+        }
+    }
+
+    /// Counters of trouble codes, with times as those of frames.
+    pub(crate) fn emit_extended_data(&mut self, now_us: i64, mut records: Vec<ExtendedData>) {
+        let correction_us = self.clock.frame_correction_us();
+        for record in &mut records {
             record.timestamp_us = record.timestamp_us.saturating_add(correction_us);
         }
-        let body = to_postcard(&&*records);
-        self.emit(Lane::Fast, now_us, |writer| {
-            writer.compressed(SectionKind::Dtcs, &body, RECORDS_ZSTD_LEVEL);
-        });
+        // One by one where they are long: an answer of UDS has at most 4,095 bytes.
+        for records in records.chunks(EXTENDED_DATA_PER_ENVELOPE_MAX) {
+            let body = to_postcard(&records);
+            self.emit(Lane::Fast, now_us, |writer| {
+                writer.compressed(SectionKind::DtcExtendedData, &body, RECORDS_ZSTD_LEVEL);
+            });
+        }
+    }
+
+    /// Values that were frozen with a trouble code.
+    pub(crate) fn emit_frozen_frame(&mut self, now_us: i64, manifest_id: ManifestId, mut frame: FrozenFrame) {
+        let correction_us = self.clock.frame_correction_us();
+        frame.header.timestamp_us = frame.header.timestamp_us.saturating_add(correction_us);
+        let base_us = whole_ms(self.clock.wall_us(now_us));
+        let header = self.header(Lane::Fast, base_us, Some(manifest_id), None);
+        let mut body = to_postcard(&frame.header);
+        body.extend(frame.columns().encode(base_us, TimeUnit::Milliseconds));
+        let mut writer = EnvelopeWriter::new(&header);
+        writer.compressed(SectionKind::FreezeFrame, &body, RECORDS_ZSTD_LEVEL);
+        match writer.finish() {
+            Ok(bytes) => self.queue(&header, bytes, 0, None, None),
+            Err(_) => self.samples_too_large += 1,
+        }
     }
 
     /// Samples as one envelope, or as several where they are too large for one. Their times are those of frames.

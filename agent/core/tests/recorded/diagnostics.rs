@@ -206,9 +206,11 @@ fn parameters_that_ship_with_the_agent_equal_the_independent_dbc() {
         for seed in 0..16u8 {
             let bytes: Vec<u8> =
                 (0..4u8).map(|at| seed.wrapping_mul(73).wrapping_add(at * 59).wrapping_add(pid)).collect();
-            let message = [&[6, 0x41, pid][..], &bytes].concat();
-            let frame = CanFrame::new(0, BusIndex(0), CanId::Standard(0x7E8), &[&message[..], &[0]].concat())
-                .unwrap();
+            // More would be another parameter.
+            let len = obd::parameter_bytes(pid).unwrap_or(4);
+            let message = [&[2 + len as u8, 0x41, pid][..], &bytes[..len]].concat();
+            let padded = [&message[..], &vec![0; 8 - message.len()]].concat();
+            let frame = CanFrame::new(0, BusIndex(0), CanId::Standard(0x7E8), &padded).unwrap();
             let mut expected = Vec::new();
             if theirs.decode(&frame, &mut row).has_row() {
                 expected = values_of(&theirs, &row).into_iter().map(|(_, value)| value).collect();
@@ -236,6 +238,32 @@ fn parameters_that_ship_with_the_agent_equal_the_independent_dbc() {
         (def.path.as_str(), values_of(&ours, &row)[0].1),
         ("Vehicle.Powertrain.CombustionEngine.Speed", 1726.0)
     );
+}
+
+#[test]
+fn every_parameter_of_an_answer_with_several_is_decoded() {
+    let source = DbcSource { name: "obd".into(), bytes: obd::signal_set(), bus: None };
+    let (decoder, _) = dbc::load(&[source], &VssMap::builtin()).unwrap();
+    let mut row = Row::new();
+    let answer = [10, 0x41, 0x0C, 0x1A, 0xF8, 0x0D, 50, 0x11, 255, 0x05, 90];
+    let outcome = decoder.decode_isotp(BusIndex(0), CanId::Standard(0x7E8), &answer, &mut row);
+    assert!(outcome.has_row());
+    let expected = [
+        ("EngineSpeed", 1_726.0),
+        ("VehicleSpeed", 50.0),
+        ("ThrottlePosition", 100.0),
+        ("EngineCoolantTemperature", 50.0),
+    ];
+    let expected = expected.map(|(name, value)| (name.to_owned(), value));
+    assert_eq!(values_of(&decoder, &row), expected);
+    // Every parameter that is described is as long as its signals take, or longer.
+    for line in include_str!("../../src/obd_pids.csv").lines().filter(|line| !line.starts_with('#')) {
+        let fields: Vec<&str> = line.split(',').map(str::trim).collect();
+        let pid = u8::from_str_radix(fields[0], 16).unwrap();
+        let end = fields[2].parse::<usize>().unwrap() + fields[3].parse::<usize>().unwrap();
+        let bytes = obd::parameter_bytes(pid).unwrap_or_else(|| panic!("{pid:02X} has no length"));
+        assert!(end <= bytes * 8, "{line}");
+    }
 }
 
 fn values_of(decoder: &Decoder, row: &Row) -> Vec<(String, f64)> {

@@ -10,7 +10,7 @@ use convoy_protocol::checkin::{CheckIn, DropReason, DropReport, VinCheck};
 use convoy_protocol::columns::{Columns, Values};
 use convoy_protocol::compact;
 use convoy_protocol::downlink::Down;
-use convoy_protocol::dtc::{Dtc, DtcChange, DtcRecord};
+use convoy_protocol::dtc::DtcState;
 use convoy_protocol::envelope::{ENVELOPE_BYTES_MAX, Envelope, Header, SectionKind};
 use convoy_protocol::frame::{BusIndex, CanFrame, CanId};
 use convoy_protocol::id::{BootId, Lane, ManifestId, VehicleId};
@@ -20,7 +20,6 @@ use convoy_protocol::time::ClockQuality;
 use crate::recording::{
     OBD_DBC, Statistics, bytes_of_hex, data, decoder, drive, drive_decoder, tp_short, truck, truck_decoder,
 };
-use crate::transport::tp_frames;
 
 pub(crate) const NOW_US: i64 = 1_700_000_000_000_000;
 
@@ -41,7 +40,7 @@ pub(crate) fn config(campaigns: Vec<Campaign>) -> GatewayConfig {
 }
 
 /// Trouble codes, and no signal.
-fn codes_only() -> Campaign {
+pub(crate) fn codes_only() -> Campaign {
     Campaign { name: "codes".into(), signals: Vec::new(), ..Campaign::everything() }
 }
 
@@ -63,8 +62,10 @@ impl Read {
             .map(|body| compact::decode(body, self.header.base_us).unwrap())
     }
 
-    pub(crate) fn dtcs(&self) -> Vec<DtcRecord> {
-        self.section(SectionKind::Dtcs).map(|body| postcard::from_bytes(body).unwrap()).unwrap_or_default()
+    pub(crate) fn dtcs(&self) -> Vec<DtcState> {
+        self.section(SectionKind::DtcStates)
+            .map(|body| postcard::from_bytes(body).unwrap())
+            .unwrap_or_default()
     }
 
     fn check_in(&self) -> Option<CheckIn> {
@@ -91,7 +92,7 @@ pub(crate) fn drain(gateway: &mut Gateway) -> Vec<Read> {
 }
 
 /// Everything a gateway makes of frames, at the speed of the recording.
-fn run(decoder: Decoder, config: GatewayConfig, frames: &[CanFrame]) -> (Vec<Read>, Gateway) {
+pub(crate) fn run(decoder: Decoder, config: GatewayConfig, frames: &[CanFrame]) -> (Vec<Read>, Gateway) {
     let mut gateway = Gateway::new(config, Arc::new(decoder), frames[0].timestamp_us);
     let mut read = drain(&mut gateway);
     for frame in frames {
@@ -155,23 +156,6 @@ fn truck_log_comes_out_of_the_envelopes_with_the_golden_values() {
     assert_eq!(bulk[0].columns().unwrap().span_us().unwrap().0, bulk[0].header.base_us);
     let last = frames.iter().map(|frame| frame.timestamp_us).max().unwrap();
     assert!(last - bulk.iter().filter_map(|read| read.last_sample_us).max().unwrap() < 20_000);
-}
-
-#[test]
-fn truck_trouble_codes_open_once_in_the_fast_lane() {
-    let (envelopes, gateway) = run(truck_decoder(), config(vec![codes_only()]), &truck());
-    assert_eq!(envelopes.len(), 2);
-    let records = envelopes[1].dtcs();
-    let code = |record: &DtcRecord| match record.dtc {
-        Dtc::J1939 { sa: 0, spn, fmi } => (spn, fmi, record.occurrence_count.unwrap()),
-        other => panic!("{other:?}"),
-    };
-    assert_eq!(
-        records.iter().map(code).collect::<Vec<_>>(),
-        [(980, 9, 126), (3_216, 20, 2), (609, 9, 1), (609, 12, 3)]
-    );
-    assert!(records.iter().all(|record| record.change == DtcChange::Opened && record.mil_on == Some(true)));
-    assert_eq!((envelopes[1].header.lane, gateway.counters().dtc_changes), (Lane::Fast, 4));
 }
 
 #[test]
@@ -428,48 +412,4 @@ fn drops_are_reported_in_the_fast_lane() {
     let read: Vec<DropReport> =
         postcard::from_bytes(envelopes[0].section(SectionKind::Drops).unwrap()).unwrap();
     assert_eq!(read, drops);
-}
-
-#[test]
-fn stored_codes_of_an_ecu_open_and_close() {
-    let decoder = decoder(&[("obd2.dbc", OBD_DBC, None)]);
-    let mut gateway = Gateway::new(config(vec![codes_only()]), Arc::new(decoder), NOW_US);
-    drain(&mut gateway);
-    let mut changes = |data: &[u8]| -> Vec<(Dtc, DtcChange)> {
-        gateway.handle_frame(NOW_US, &CanFrame::new(5, BusIndex(0), CanId::Standard(0x7E8), data).unwrap());
-        let records = drain(&mut gateway).into_iter().flat_map(|read| read.dtcs());
-        records.map(|record| (record.dtc, record.change)).collect()
-    };
-    let code = |code| Dtc::Obd { ecu: 0x7E8, code };
-    let opened = [(code(0x0301), DtcChange::Opened), (code(0xC100), DtcChange::Opened)];
-    assert_eq!(changes(&[6, 0x43, 2, 0x03, 0x01, 0xC1, 0x00]), opened);
-    assert_eq!(changes(&[4, 0x43, 1, 0xC1, 0x00]), [(code(0x0301), DtcChange::Closed)]);
-    assert_eq!(changes(&[2, 0x43, 0]), [(code(0xC100), DtcChange::Closed)]);
-}
-
-#[test]
-fn active_codes_of_two_controllers_are_kept_apart_and_close_when_gone() {
-    let mut gateway = Gateway::new(config(vec![codes_only()]), Arc::new(truck_decoder()), NOW_US);
-    drain(&mut gateway);
-    let mut changes = |sa: u8, codes: &[u8]| {
-        let data = [&[0x40, 0xFF][..], codes].concat();
-        let frames = match data.len() {
-            0..=8 => vec![(0x18FE_CA00 | u32::from(sa), data)],
-            _ => tp_frames(32, sa, 0xFF, 0xFECA, &data),
-        };
-        for (id, data) in frames {
-            gateway.handle_frame(NOW_US, &CanFrame::new(5, BusIndex(1), CanId::Extended(id), &data).unwrap());
-        }
-        let records: Vec<DtcRecord> = drain(&mut gateway).into_iter().flat_map(|read| read.dtcs()).collect();
-        records.into_iter().map(|record| (record.dtc, record.change)).collect::<Vec<_>>()
-    };
-    let code = |sa, spn| Dtc::J1939 { sa, spn, fmi: 3 };
-    let dtc = |spn: u8| [spn, 0, 3, 1];
-    assert_eq!(changes(0, &dtc(9)), [(code(0, 9), DtcChange::Opened)]);
-    assert_eq!(changes(3, &dtc(9)), [(code(3, 9), DtcChange::Opened)]);
-    assert_eq!(changes(0, &[dtc(9), dtc(8)].concat()), [(code(0, 8), DtcChange::Opened)]);
-    assert_eq!(changes(0, &dtc(8)), [(code(0, 9), DtcChange::Closed)]);
-    assert_eq!(changes(0, &[0, 0, 0, 0, 0xFF, 0xFF]), [(code(0, 8), DtcChange::Closed)]);
-    assert_eq!(changes(3, &[9, 0, 3, 0x81]), [(code(3, 9), DtcChange::Closed)]);
-    assert_eq!(gateway.counters().dtc_old_conversion, 1);
 }

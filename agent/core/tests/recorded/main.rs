@@ -9,4 +9,5 @@ mod journal;
 mod recording;
 mod robustness;
 mod transport;
+mod trouble_codes;
 mod vss;

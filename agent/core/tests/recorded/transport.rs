@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use convoy_agent_core::decoder::Row;
 use convoy_agent_core::isotp::IsoTpAssembler;
-use convoy_agent_core::j1939::{Dm1, Lamp, Pgn, TpAssembler, TpMessage};
+use convoy_agent_core::j1939::{Dm1, Pgn, TpAssembler, TpMessage};
 use convoy_protocol::frame::{BusIndex, CanFrame, CanId};
 use sha2::{Digest, Sha256};
 
@@ -90,8 +90,8 @@ fn truck_trouble_codes_equal_the_golden_ones() {
     for message in messages {
         assert_eq!(expected["sa"].as_u64(), Some(u64::from(message.sa)));
         let dm1 = Dm1::parse(&message.data).unwrap();
-        assert_eq!((dm1.malfunction, dm1.red_stop), (Lamp::On, Lamp::Off));
-        assert_eq!((dm1.amber_warning, dm1.protect), (Lamp::Off, Lamp::Unknown));
+        assert_eq!((dm1.lamps.malfunction, dm1.lamps.red_stop), (Some(true), Some(false)));
+        assert_eq!((dm1.lamps.amber_warning, dm1.lamps.protect), (Some(false), None));
         let dtcs: Vec<_> = dm1
             .dtcs()
             .map(|dtc| {

@@ -299,15 +299,17 @@ async fn project(
             Context { header: &envelope.header, grant, received_us: stored.received_us, snapshot_version };
         let is_for_alerts =
             envelope.header.campaign_id.is_some_and(|id| api.snapshot.current().is_alert_campaign(id));
-        let samples = manifest.as_deref().map(|manifest| {
-            let mask = grant.entitlement.mask.compile(manifest);
-            let telemetry = || event::telemetry(&context, manifest, &content.columns, &mask);
+        let masked = manifest.as_deref().map(|manifest| (manifest, grant.entitlement.mask.compile(manifest)));
+        let samples = masked.iter().flat_map(|(manifest, mask)| {
+            let telemetry = || event::telemetry(&context, manifest, &content.columns, mask);
             let telemetry = (!is_for_alerts).then(telemetry).flatten();
-            telemetry.into_iter().chain(event::snapshot(&context, manifest, &content.snapshot, &mask))
+            telemetry.into_iter().chain(event::snapshot(&context, manifest, &content.snapshot, mask))
         });
-        let dtcs =
-            grant.entitlement.diagnostics.then(|| event::dtc_changes(&context, &content.dtcs)).flatten();
-        bodies.extend(samples.into_iter().flatten().chain(dtcs).map(|rendered| rendered.body));
+        bodies.extend(samples.map(|rendered| rendered.body));
+        if grant.entitlement.diagnostics {
+            let masked = masked.as_ref().map(|(manifest, mask)| (*manifest, mask.as_slice()));
+            bodies.extend(event::diagnostics(&context, masked, &content).map(|rendered| rendered.body));
+        }
     }
     Ok(())
 }

@@ -312,6 +312,8 @@ pub(crate) struct Packet {
     pub(crate) manifest_id: Option<ManifestId>,
     pub(crate) groups: Vec<Group>,
     pub(crate) dtcs: Vec<DtcRecord>,
+    /// Further sections as they are.
+    pub(crate) sections: Vec<(SectionKind, Vec<u8>)>,
     /// The encoding of a manifest that comes with it.
     pub(crate) upload: Option<Vec<u8>>,
 }
@@ -326,6 +328,7 @@ impl Packet {
             manifest_id: None,
             groups: Vec::new(),
             dtcs: Vec::new(),
+            sections: Vec::new(),
             upload: None,
         }
     }
@@ -342,6 +345,11 @@ impl Packet {
     pub(crate) fn dtc(mut self, spn: u32, change: DtcChange, timestamp_us: i64) -> Self {
         let dtc = Dtc::J1939 { sa: 0, spn, fmi: 3 };
         self.dtcs.push(DtcRecord { timestamp_us, dtc, change, occurrence_count: Some(1), mil_on: None });
+        self
+    }
+
+    pub(crate) fn section(mut self, kind: SectionKind, body: Vec<u8>) -> Self {
+        self.sections.push((kind, body));
         self
     }
 
@@ -372,6 +380,9 @@ impl Packet {
         }
         if !self.dtcs.is_empty() {
             writer.plain(SectionKind::Dtcs, &postcard::to_allocvec(&self.dtcs).unwrap());
+        }
+        for (kind, body) in &self.sections {
+            writer.plain(*kind, body);
         }
         writer.finish().unwrap()
     }

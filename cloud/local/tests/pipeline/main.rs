@@ -7,6 +7,7 @@ mod failures;
 mod quarantine;
 mod repetition;
 mod steering;
+mod trouble_codes;
 
 #[path = "../harness/world.rs"]
 mod world;

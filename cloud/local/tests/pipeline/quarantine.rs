@@ -73,6 +73,12 @@ fn bad() -> Vec<(Record, String)> {
         (broken(SectionKind::Manifest, b"\xff\xff"), "manifest cannot be read".into()),
         (Packet::new(VEHICLE, 11).uploads(&dangling).record(), "refers to message 5".into()),
         (broken(SectionKind::Dtcs, b"\x05"), "trouble code section cannot be read".into()),
+        (broken(SectionKind::DtcStates, b"\x05"), "trouble code section cannot be read".into()),
+        (broken(SectionKind::DtcExtendedData, b"\x05"), "trouble code section cannot be read".into()),
+        (
+            broken(SectionKind::FreezeFrame, b"\x00\x01\x00\x00\x00\x09"),
+            "freeze frame section cannot be read".into(),
+        ),
         (broken(SectionKind::Samples, b"\x09"), "samples section".into()),
     ]
 }
