@@ -6,6 +6,7 @@
 //! r1232\r R...\r     remote frame
 //! \r  \x07           done, refused
 //! C S6 O L           close, 500 kbit/s, open, open for listening only
+//! F -> F08\r         what went wrong since it was asked last, in bits; not every adapter knows it
 //! ```
 //!
 //! Without I/O and without a clock: the session is told the time, takes the bytes that came, and says which to send.
@@ -22,6 +23,11 @@ pub const ANSWER_WITHIN_US: i64 = 300_000;
 pub const ALIVE_AFTER_US: i64 = 3_000_000;
 /// Questions without an answer until the adapter counts as hung.
 pub const ALIVE_MISSED_MAX: u32 = 2;
+
+/// How often an adapter is asked whether it lost frames, microseconds; one that does not know the question is not asked again.
+pub const FLAGS_EVERY_US: i64 = 5_000_000;
+/// Of the answer: its queue was full, or its controller was read too late.
+const FLAGS_LOST: u8 = 0x01 | 0x08;
 
 const BELL: u8 = 0x07;
 /// Payload of a CAN FD length code.
@@ -66,6 +72,8 @@ pub struct SlcanCounters {
     pub malformed: u64,
     /// Commands that the adapter refused.
     pub refused: u64,
+    /// Times that the adapter said that it had lost frames; how many, it does not know.
+    pub overruns: u64,
 }
 
 /// Why the adapter has to be opened anew.
@@ -96,6 +104,9 @@ pub struct SlcanSession {
     heard_us: i64,
     asked_us: Option<i64>,
     missed: u32,
+    /// When to ask for its flags; `None`: it does not know them, or is being asked.
+    flags_due_us: Option<i64>,
+    is_asked_for_flags: bool,
     fault: Option<SlcanFault>,
     out: Vec<u8>,
     counters: SlcanCounters,
@@ -115,6 +126,8 @@ impl SlcanSession {
             heard_us: now_us,
             asked_us: None,
             missed: 0,
+            flags_due_us: Some(now_us.saturating_add(FLAGS_EVERY_US)),
+            is_asked_for_flags: false,
             fault: None,
             out: Vec::new(),
             counters: SlcanCounters::default(),
@@ -149,7 +162,7 @@ impl SlcanSession {
                     if std::mem::take(&mut self.overlong) {
                         self.counters.malformed += 1;
                     } else {
-                        self.handle_line(&line, wall_us, &mut frame);
+                        self.handle_line(&line, (now_us, wall_us), &mut frame);
                     }
                     self.line = line;
                     self.line.clear();
@@ -180,6 +193,11 @@ impl SlcanSession {
             }
             return;
         }
+        if self.has_answered && self.flags_due_us.is_some_and(|due_us| due_us <= now_us) {
+            self.flags_due_us = None;
+            self.is_asked_for_flags = true;
+            self.out.extend_from_slice(b"F\r");
+        }
         if self.has_answered && now_us >= self.alive_due_us() {
             if self.asked_us.is_some() {
                 self.missed += 1;
@@ -201,7 +219,10 @@ impl SlcanSession {
         match (self.is_open(), self.step_sent_us) {
             (false, None) => Some(i64::MIN),
             (false, Some(sent_us)) => Some(sent_us.saturating_add(ANSWER_WITHIN_US)),
-            (true, _) => self.has_answered.then(|| self.alive_due_us()),
+            (true, _) => {
+                let alive_us = self.has_answered.then(|| self.alive_due_us())?;
+                Some(self.flags_due_us.map_or(alive_us, |flags_us| flags_us.min(alive_us)))
+            }
         }
     }
 
@@ -242,6 +263,7 @@ impl SlcanSession {
     fn handle_refusal(&mut self) {
         self.counters.refused += 1;
         self.has_answered = true;
+        self.is_asked_for_flags = false;
         let is_opening = self.step > 0 && self.command(self.step).is_some();
         if is_opening && self.command(self.step + 1).is_none() && self.options.listen_only {
             self.fault = Some(SlcanFault::NotListenOnly);
@@ -250,7 +272,23 @@ impl SlcanSession {
         }
     }
 
-    fn handle_line(&mut self, line: &[u8], wall_us: i64, frame: &mut impl FnMut(CanFrame)) {
+    fn handle_flags(&mut self, now_us: i64, digits: &[u8]) {
+        let &[high, low] = digits else {
+            self.counters.malformed += 1;
+            return;
+        };
+        let Some(flags) = nibble(high).zip(nibble(low)).map(|(high, low)| high << 4 | low) else {
+            self.counters.malformed += 1;
+            return;
+        };
+        self.has_answered = true;
+        if std::mem::take(&mut self.is_asked_for_flags) {
+            self.flags_due_us = Some(now_us.saturating_add(FLAGS_EVERY_US));
+        }
+        self.counters.overruns += u64::from(flags & FLAGS_LOST != 0);
+    }
+
+    fn handle_line(&mut self, line: &[u8], (now_us, wall_us): (i64, i64), frame: &mut impl FnMut(CanFrame)) {
         match line.first() {
             None => {
                 // Three empty lines end what was there before; the one that counts answers the command.
@@ -267,7 +305,8 @@ impl SlcanSession {
                 None => self.counters.malformed += 1,
             },
             Some(b'r' | b'R') => self.counters.remote += 1,
-            // Version, serial number, state: an answer.
+            Some(b'F') if line.len() > 1 => self.handle_flags(now_us, &line[1..]),
+            // Version, serial number: an answer.
             Some(b'V' | b'v' | b'N' | b'F') => self.has_answered = true,
             // Sent (z, Z); the commands of another host, which an adapter may echo.
             Some(b'z' | b'Z' | b'C' | b'S' | b'O' | b'L' | b'M' | b'm' | b'W') => {}
@@ -354,7 +393,10 @@ mod tests {
             "(7) bus1 0x100#000102030405060708090A0B",
         ];
         assert_eq!(texts(&frames), expected);
-        assert_eq!(session.counters(), SlcanCounters { frames: 4, remote: 1, malformed: 4, refused: 0 });
+        assert_eq!(
+            session.counters(),
+            SlcanCounters { frames: 4, remote: 1, malformed: 4, ..SlcanCounters::default() }
+        );
     }
 
     #[test]
@@ -416,7 +458,52 @@ mod tests {
             session.handle_timeout(now_us);
         }
         assert_eq!((session.fault(), now_us), (Some(SlcanFault::Hung), 900_000 + 3 * ALIVE_AFTER_US));
-        assert!(session.poll_transmit().ends_with(b"V\rV\r"));
+        assert!(session.poll_transmit().ends_with(b"V\rF\rV\r"));
+    }
+
+    /// An open adapter that answers, after its flags were asked for.
+    fn asked_for_flags() -> SlcanSession {
+        let mut session =
+            SlcanSession::new(SlcanOptions { bitrate: None, listen_only: true }, BusIndex(0), 0);
+        for now_us in (0..1_000_000).step_by(100_000) {
+            session.handle_timeout(now_us);
+            read(&mut session, now_us, b"\r");
+        }
+        assert!(session.is_open());
+        session.poll_transmit();
+        read(&mut session, FLAGS_EVERY_US - 1, b"t0000\r");
+        assert_eq!(session.poll_timeout(), Some(FLAGS_EVERY_US));
+        session.handle_timeout(FLAGS_EVERY_US);
+        assert_eq!(session.poll_transmit(), b"F\r");
+        session
+    }
+
+    #[test]
+    fn frames_that_the_adapter_lost_are_asked_for_and_counted() {
+        let mut session = asked_for_flags();
+        read(&mut session, FLAGS_EVERY_US + 5, b"F08\r");
+        assert_eq!(session.poll_timeout(), Some(FLAGS_EVERY_US + 5 + ALIVE_AFTER_US));
+        session.handle_timeout(2 * FLAGS_EVERY_US + 5);
+        assert!(session.poll_transmit().starts_with(b"F\r"));
+        read(&mut session, 2 * FLAGS_EVERY_US + 6, b"F01\r");
+        // A warning, and what is no answer.
+        read(&mut session, 2 * FLAGS_EVERY_US + 7, b"F04\rF0\rF0x\r");
+        let counters = session.counters();
+        assert_eq!((counters.overruns, counters.malformed), (2, 2));
+    }
+
+    #[test]
+    fn an_adapter_that_does_not_know_its_flags_is_not_asked_again() {
+        for answer in [&b"\x07"[..], b""] {
+            let mut session = asked_for_flags();
+            read(&mut session, FLAGS_EVERY_US + 5, answer);
+            for at_us in 1..20 {
+                read(&mut session, FLAGS_EVERY_US * at_us, b"t0000\r");
+                session.handle_timeout(FLAGS_EVERY_US * at_us);
+            }
+            assert_eq!(session.poll_transmit(), b"");
+            assert_eq!(session.fault(), None);
+        }
     }
 
     proptest! {

@@ -163,11 +163,12 @@ impl Session {
         }
     }
 
-    /// Frames that the other end says it lost.
+    /// How often the other end said that it had lost frames.
     fn lost(&self) -> u64 {
         match self {
             Self::Elm(session) => session.counters().buffer_full,
-            Self::Slcan(_) | Self::Nmea(_) => 0,
+            Self::Slcan(session) => session.counters().overruns,
+            Self::Nmea(_) => 0,
         }
     }
 
