@@ -4,14 +4,15 @@
 //!
 //! ```json
 //! {"t_us":1635188455020850,"message":"EEC1","signal":"EngineSpeed","path":"Vehicle.Powertrain.CombustionEngine.Speed","value":812.5,"unit":"rpm"}
-//! {"lines_dropped":120}
+//! {"rows_dropped":120}
 //! ```
 //!
-//! Nothing waits for a reader: lines that one does not take in time are dropped, and it is told how many.
+//! Nothing waits for a reader: what one does not take in time is dropped, and it is told how many frames and messages.
 
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use convoy_agent_core::decoder::{Decoder, Row};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -27,6 +28,8 @@ const ROWS_MAX: usize = 1_024;
 const READ_BYTES: usize = 16 * 1024;
 /// Readers at most.
 const READERS_MAX: usize = 8;
+/// After a reader could not be let in.
+const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 
 /// Where rows go to those who watch.
 pub(crate) struct Tap {
@@ -74,7 +77,12 @@ impl Tap {
         let (listener, lines) = (UnixListener::bind(&path)?, self.lines.clone());
         tasks.spawn(async move {
             let mut readers = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
+            loop {
+                let Ok((stream, _)) = listener.accept().await else {
+                    // Too many open files, most likely, which ends.
+                    tokio::time::sleep(ACCEPT_AGAIN).await;
+                    continue;
+                };
                 while readers.try_join_next().is_some() {}
                 if readers.len() < READERS_MAX {
                     readers.spawn(serve(stream, lines.subscribe()));
@@ -100,14 +108,23 @@ fn texts(decoder: &Decoder) -> Vec<(String, String)> {
     manifest.signals.iter().map(text).collect()
 }
 
-async fn serve(mut stream: UnixStream, mut lines: broadcast::Receiver<Arc<[u8]>>) {
+async fn serve(stream: UnixStream, mut lines: broadcast::Receiver<Arc<[u8]>>) {
+    let (mut reading, mut writing) = stream.into_split();
+    let mut ignored = [0; 64];
     loop {
-        let written = match lines.recv().await {
-            Ok(lines) => stream.write_all(&lines).await,
-            Err(RecvError::Lagged(rows)) => {
-                stream.write_all(format!("{{\"lines_dropped\":{rows}}}\n").as_bytes()).await
-            }
-            Err(RecvError::Closed) => return,
+        let written = tokio::select! {
+            received = lines.recv() => match received {
+                Ok(lines) => writing.write_all(&lines).await,
+                Err(RecvError::Lagged(rows)) => {
+                    writing.write_all(format!("{{\"rows_dropped\":{rows}}}\n").as_bytes()).await
+                }
+                Err(RecvError::Closed) => return,
+            },
+            // Nobody says anything here: it is the end of the reader, who leaves room for another.
+            read = reading.read(&mut ignored) => match read {
+                Ok(0) | Err(_) => return,
+                Ok(_) => Ok(()),
+            },
         };
         if written.is_err() {
             return;
@@ -128,5 +145,39 @@ pub(crate) async fn watch(dir: &Path, mut out: impl Write) -> io::Result<()> {
         if len == 0 {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Waits until so many watch.
+    async fn watched_by(tap: &Tap, watchers: u64) {
+        let wait = async {
+            while tap.watchers() != watchers {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), wait).await.expect("as many watch as should");
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_went_away_leaves_its_place_though_nothing_is_decoded() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tap, mut tasks) = (Tap::new(), JoinSet::new());
+        tap.listen(dir.path(), &mut tasks).unwrap();
+        let connect = async || UnixStream::connect(dir.path().join(SOCKET)).await.unwrap();
+        let mut readers = Vec::new();
+        for _ in 0..READERS_MAX {
+            readers.push(connect().await);
+        }
+        watched_by(&tap, READERS_MAX as u64).await;
+        // One more than there is room for: its connection ends.
+        assert_eq!(connect().await.read(&mut [0; 8]).await.unwrap(), 0);
+        readers.pop();
+        watched_by(&tap, READERS_MAX as u64 - 1).await;
+        readers.push(connect().await);
+        watched_by(&tap, READERS_MAX as u64).await;
     }
 }
