@@ -39,8 +39,9 @@ fn signal(row: &[&str]) -> Value {
     let &[_, name, first, bits, signed, mul, div, add, unit] = row else {
         unreachable!("the table beside this file is tested");
     };
-    let number =
-        |text: &str| text.parse::<f64>().unwrap_or_else(|_| unreachable!("the table beside this file is tested"));
+    let number = |text: &str| {
+        text.parse::<f64>().unwrap_or_else(|_| unreachable!("the table beside this file is tested"))
+    };
     let (first, bits) = (number(first) as u64, number(bits) as u64);
     json!({ "id": name, "fmt": {
         "bix": first, "len": bits, "sign": signed == "s", "mul": number(mul), "div": number(div), "add": number(add),
