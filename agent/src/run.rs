@@ -167,6 +167,7 @@ struct Agent {
     tap: Tap,
     /// The names of live buses; `None`: what is read is a recording.
     buses: Option<Vec<String>>,
+    codes_save_at_us: i64,
 }
 
 impl Agent {
@@ -229,6 +230,7 @@ impl Agent {
             transmissions: Vec::new(),
             tap: Tap::new(),
             buses: None,
+            codes_save_at_us: now_us,
         };
         agent.resume_budgets();
         agent.resume_trouble_codes(source);
@@ -317,7 +319,7 @@ impl Agent {
         self.gateway.handle_timeout(now_us);
         self.window.handle_timeout(now_us);
         self.save_budgets(now_us, false);
-        self.save_trouble_codes();
+        self.save_trouble_codes(now_us, false);
         self.read_retry_us = self.read_retry_us.filter(|at| *at > now_us);
     }
 
@@ -520,7 +522,7 @@ impl Agent {
         }
         self.carry_out();
         self.save_budgets(now_us, true);
-        self.save_trouble_codes();
+        self.save_trouble_codes(now_us, true);
         self.metrics.connected.store(false, Ordering::Relaxed);
         let (spool, gateway) = (self.spool.counters(), self.gateway.counters());
         let summary = Summary {

@@ -5,10 +5,11 @@
 //! | a code that was not in the list before | `opened` |
 //! | a code that is not in the list any more | `closed`, where the list is complete |
 //! | other lamps, another occurrence count or status | `still_present`, once in [`STILL_PRESENT_INTERVAL_US`] |
-//! | a connection to the cloud, or somebody who wants trouble codes from now on | `still_present`, every code |
+//! | a list that is known from an earlier life, for the first time in this one | `still_present`, what is still in it |
+//! | a connection to the cloud, or somebody who wants trouble codes from now on | `still_present`, every code, at the time of its list |
 //!
 //! Each stage of a controller has a list of its own. [`FaultTracker::encode`] carries them over a restart, so that a code
-//! that went away meanwhile is closed, and one that stayed does not open again.
+//! that went away meanwhile is closed, and one that stayed does not open again: both when its controller is heard.
 
 use std::collections::BTreeMap;
 
@@ -22,6 +23,8 @@ use crate::diagnosis::FaultList;
 pub const LISTS_MAX: usize = 512;
 /// Codes of one list at most: as many as a message of UDS holds. Further ones are not looked at, and counted.
 pub const CODES_MAX: usize = 1_024;
+/// Codes of all lists at most.
+pub const ALL_CODES_MAX: usize = 8_192;
 /// Shortest time between two reports of a list that differs only in lamps, counts or statuses, microseconds.
 pub const STILL_PRESENT_INTERVAL_US: i64 = 10_000_000;
 
@@ -53,7 +56,11 @@ struct Reported {
     codes: Vec<ListedDtc>,
     lamps: Option<Lamps>,
     /// When it was told last that they are still present, by the list's own time; nothing of an earlier life.
+    #[serde(skip)]
     at_us: Option<i64>,
+    /// When it came last, by its own time; nothing of an earlier life: whether it holds is not known then.
+    #[serde(skip)]
+    heard_us: Option<i64>,
 }
 
 /// Knows the codes of every controller.
@@ -62,7 +69,6 @@ pub struct FaultTracker {
     lists: BTreeMap<(Reporter, DtcStage), Reported>,
     refused: u64,
     changed: bool,
-    heard_us: Option<i64>,
 }
 
 impl FaultTracker {
@@ -73,12 +79,10 @@ impl FaultTracker {
 
     /// Goes on where an earlier life's [`FaultTracker::encode`] ended; `None` where the bytes are not of this version.
     pub fn restore(bytes: &[u8]) -> Option<Self> {
-        let mut lists: BTreeMap<(Reporter, DtcStage), Reported> = postcard::from_bytes(bytes).ok()?;
-        if lists.len() > LISTS_MAX || lists.values().any(|list| list.codes.len() > CODES_MAX) {
-            return None;
-        }
-        lists.values_mut().for_each(|list| list.at_us = None);
-        Some(Self { lists, ..Self::default() })
+        let lists: BTreeMap<(Reporter, DtcStage), Reported> = postcard::from_bytes(bytes).ok()?;
+        let fits = lists.len() <= LISTS_MAX && lists.values().all(|list| list.codes.len() <= CODES_MAX);
+        let restored = Self { lists, ..Self::default() };
+        (fits && restored.codes() <= ALL_CODES_MAX).then_some(restored)
     }
 
     /// Every list, for [`FaultTracker::restore`].
@@ -91,30 +95,30 @@ impl FaultTracker {
         std::mem::take(&mut self.changed)
     }
 
-    /// Lists that were not looked at because [`LISTS_MAX`] are known already, and codes beyond [`CODES_MAX`].
+    /// Lists that were not looked at because [`LISTS_MAX`] are known already, and codes beyond [`CODES_MAX`] of a list or
+    /// [`ALL_CODES_MAX`] of all.
     pub fn refused(&self) -> u64 {
         self.refused
     }
 
-    /// The time of the last list; `None` before the first one of this life.
-    pub fn heard_us(&self) -> Option<i64> {
-        self.heard_us
+    fn codes(&self) -> usize {
+        self.lists.values().map(|list| list.codes.len()).sum()
     }
 
-    /// All known codes as still present.
-    pub fn present(&self, timestamp_us: i64) -> Vec<DtcState> {
+    /// All codes that were heard of in this life as still present, at the time that they were: whether they are there now
+    /// is in frames that may still wait.
+    pub fn present(&self) -> Vec<DtcState> {
         let of_list = |((_, stage), list): (&(Reporter, DtcStage), &Reported)| {
-            let (stage, lamps) = (*stage, list.lamps);
+            let heard = list.heard_us.map(|heard_us| (heard_us, *stage, list.lamps));
             let state =
-                move |code: &ListedDtc| state((timestamp_us, stage, lamps), *code, DtcChange::StillPresent);
-            list.codes.iter().map(state).collect::<Vec<_>>()
+                |about| list.codes.iter().map(move |code| state(about, *code, DtcChange::StillPresent));
+            heard.into_iter().flat_map(state).collect::<Vec<_>>()
         };
         self.lists.iter().flat_map(of_list).collect()
     }
 
     /// Takes a controller's list; appends what is to be reported to `states`.
     pub fn update(&mut self, time_us: i64, list: &FaultList, states: &mut Vec<DtcState>) {
-        self.heard_us = Some(time_us);
         let key = (list.reporter, list.stage);
         let before = match self.lists.get(&key) {
             Some(before) => before.clone(),
@@ -124,8 +128,9 @@ impl FaultTracker {
                 self.refused += 1;
                 return;
             }
-            None => Reported { codes: Vec::new(), lamps: list.lamps, at_us: None },
+            None => Reported { codes: Vec::new(), lamps: list.lamps, at_us: None, heard_us: Some(time_us) },
         };
+        let is_restored = before.heard_us.is_none();
         let now = self.merged(&before, list);
         let about = (time_us, list.stage, list.lamps);
         let was = |code: &ListedDtc| before.codes.iter().find(|known| known.dtc == code.dtc);
@@ -136,7 +141,7 @@ impl FaultTracker {
         for code in &now {
             match was(code) {
                 None => states.push(state(about, *code, DtcChange::Opened)),
-                Some(known) if is_due && (known != code || before.lamps != list.lamps) => {
+                Some(known) if is_due && (is_restored || known != code || before.lamps != list.lamps) => {
                     is_told = true;
                     states.push(state(about, *code, DtcChange::StillPresent));
                 }
@@ -150,6 +155,9 @@ impl FaultTracker {
         };
         states.extend(closed.map(end));
         if states.len() == reported {
+            if let Some(known) = self.lists.get_mut(&key) {
+                known.heard_us = Some(time_us);
+            }
             return;
         }
         self.changed = true;
@@ -161,16 +169,19 @@ impl FaultTracker {
         let told = |code: &ListedDtc| was(code).filter(|_| !is_due).unwrap_or(code).to_owned();
         let lamps = if is_due { list.lamps } else { before.lamps };
         let at_us = if is_told { Some(time_us) } else { before.at_us };
-        self.lists.insert(key, Reported { codes: now.iter().map(told).collect(), lamps, at_us });
+        let codes = now.iter().map(told).collect();
+        self.lists.insert(key, Reported { codes, lamps, at_us, heard_us: Some(time_us) });
     }
 
     /// The codes that the controller has now, each once.
     fn merged(&mut self, before: &Reported, list: &FaultList) -> Vec<ListedDtc> {
+        let of_others = self.codes().saturating_sub(before.codes.len());
+        let codes_max = CODES_MAX.min(ALL_CODES_MAX.saturating_sub(of_others));
         let mut now = if list.is_complete { Vec::new() } else { before.codes.clone() };
         for code in &list.dtcs {
             match now.iter().position(|known| known.dtc == code.dtc) {
                 Some(at) => now[at] = *code,
-                None if now.len() >= CODES_MAX => self.refused += 1,
+                None if now.len() >= codes_max => self.refused += 1,
                 None => now.push(*code),
             }
         }
@@ -236,9 +247,10 @@ mod tests {
         assert_eq!(update(&mut tracker, 0, &pending), [(7, Opened)]);
         assert_eq!(update(&mut tracker, 1, &list(1, &[7])), [(7, Opened)]);
         assert_eq!(update(&mut tracker, 2, &FaultList { dtcs: vec![], ..pending }), [(7, Closed)]);
-        let present = tracker.present(9);
+        let present = tracker.present();
         assert_eq!(present.len(), 1);
         assert_eq!((present[0].stage, present[0].change), (DtcStage::Active, StillPresent));
+        assert_eq!(present[0].timestamp_us, 1, "when it was heard of");
     }
 
     #[test]
@@ -256,7 +268,7 @@ mod tests {
         let lit = FaultList { lamps: Some(LAMP_ON), ..list(1, &[7]) };
         assert_eq!(update(&mut tracker, 0, &list(1, &[7])), [(7, Opened)]);
         assert_eq!(update(&mut tracker, 1, &lit), [(7, StillPresent)]);
-        assert_eq!(tracker.present(1)[0].lamps, Some(LAMP_ON));
+        assert_eq!(tracker.present()[0].lamps, Some(LAMP_ON));
         assert_eq!(update(&mut tracker, STILL_PRESENT_INTERVAL_US, &list(1, &[7])), []);
         // A code that opens meanwhile comes at once, and leaves the other for later.
         assert_eq!(update(&mut tracker, STILL_PRESENT_INTERVAL_US, &list(1, &[7, 8])), [(8, Opened)]);
@@ -274,8 +286,10 @@ mod tests {
         update(&mut tracker, 0, &list(1, &[7, 8]));
         assert!(tracker.take_changed() && !tracker.take_changed());
         let mut tracker = FaultTracker::restore(&tracker.encode()).unwrap();
-        assert_eq!(tracker.present(0).len(), 2);
-        assert_eq!(update(&mut tracker, 1, &list(1, &[8])), [(7, Closed)]);
+        assert_eq!(tracker.present(), [], "nobody knows");
+        assert_eq!(update(&mut tracker, 1, &list(1, &[8])), [(8, StillPresent), (7, Closed)]);
+        assert_eq!(update(&mut tracker, 2, &list(1, &[8])), []);
+        assert_eq!((tracker.present().len(), tracker.present()[0].timestamp_us), (1, 2));
         assert!(tracker.take_changed());
         assert!(FaultTracker::restore(b"\xFF\xFF").is_none());
     }
@@ -295,5 +309,7 @@ mod tests {
         let many: Vec<u16> = (1..=CODES_MAX as u16 + 3).collect();
         assert_eq!(update(&mut tracker, 0, &list(1, &many)).len(), CODES_MAX - 1);
         assert_eq!(tracker.refused(), 4);
+        let more = (2..20).map(|ecu| update(&mut tracker, 0, &list(ecu, &many)).len()).sum::<usize>();
+        assert!(more < ALL_CODES_MAX && tracker.codes() == ALL_CODES_MAX);
     }
 }

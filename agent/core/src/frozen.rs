@@ -3,8 +3,8 @@
 //!
 //! A freeze frame comes parameter by parameter. Parameter 02 tells the code that it belongs to and begins it; it is whole
 //! when nothing more has come for [`COMPLETE_AFTER_US`]. Its values mean what those of service 01 do. A snapshot comes in
-//! one message, its values mean what those of service 22 do. The message does not tell how long each is: what the DBC
-//! files and signal sets describe is taken, and where their lengths do not add up, the first value alone.
+//! one message, its values mean what those of service 22 do. The message does not tell how long each is: what signal sets
+//! describe is taken, and where their lengths do not add up, the first value alone.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ use crate::isotp::IsoTpMessage;
 use crate::obd::{self, ObdResponse};
 use crate::uds::{self, UdsAnswer, UdsDtc};
 
-/// Frames kept at most, and codes with counters; further ones are not looked at, and counted.
+/// Frames kept at most, and codes with counters; the oldest makes room.
 pub const FRAMES_MAX: usize = 256;
 /// A freeze frame is whole after this time without a further parameter, microseconds.
 pub const COMPLETE_AFTER_US: i64 = 5_000_000;
@@ -56,7 +56,7 @@ pub struct FrozenCounters {
     pub unknown: u64,
     /// Parameters of a frame whose code is not known.
     pub without_code: u64,
-    /// Frames that found no place.
+    /// Frames that found no place: all others are still being read.
     pub refused: u64,
 }
 
@@ -74,10 +74,13 @@ type Key = (BusIndex, CanId, Option<u32>, u8);
 struct Frame {
     from: (BusIndex, CanId),
     header: FreezeFrameHeader,
-    values: BTreeMap<SignalIndex, RawValue>,
+    /// What each parameter gave; all of a snapshot under 0.
+    values: BTreeMap<u8, Values>,
     /// When it is whole, by the clock of the agent; `None`: it is.
     whole_us: Option<i64>,
 }
+
+type Values = Vec<(SignalIndex, RawValue)>;
 
 /// Puts them together, and knows the last ones.
 #[derive(Debug, Default)]
@@ -178,11 +181,10 @@ impl Frozen {
             return;
         };
         if decoder.decode_answer(bus, id, &[0x41, pid], data, &mut self.row) {
-            let before = frame.values.len();
-            let is_new = self.row.iter().any(|(signal, value)| frame.values.get(&signal) != Some(&value));
-            frame.values.extend(self.row.iter());
+            let values: Values = self.row.iter().collect();
+            let before = frame.values.insert(pid, values);
             // Read once more, as it was: no news.
-            if is_new || before == 0 {
+            if before.as_ref() != frame.values.get(&pid) {
                 frame.header.timestamp_us = time_us;
                 frame.whole_us = Some(now_us.saturating_add(COMPLETE_AFTER_US));
             }
@@ -209,8 +211,14 @@ impl Frozen {
         }
     }
 
+    /// Makes room for a frame, of the oldest that is whole.
     fn has_room(&mut self) -> bool {
-        let has_room = self.frames.len() < FRAMES_MAX;
+        if self.frames.len() < FRAMES_MAX {
+            return true;
+        }
+        let whole = self.frames.iter().filter(|(_, frame)| frame.whole_us.is_none());
+        let oldest = whole.min_by_key(|(_, frame)| frame.header.timestamp_us).map(|(key, _)| *key);
+        let has_room = oldest.is_some_and(|key| self.frames.remove(&key).is_some());
         self.counters.refused += u64::from(!has_room);
         has_room
     }
@@ -228,7 +236,7 @@ impl Frozen {
             return;
         };
         for (number, identifiers) in described {
-            let mut values = BTreeMap::new();
+            let mut values = Values::new();
             for (identifier, data) in identifiers {
                 let head = [0x62, identifier[0], identifier[1]];
                 if decoder.decode_answer(bus, id, &head, data, &mut self.row) {
@@ -236,12 +244,13 @@ impl Frozen {
                 }
             }
             let key = (bus, id, Some(dtc.code), number);
-            let is_known = self.frames.get(&key).is_some_and(|known| known.values == values);
+            let is_known = self.frames.get(&key).is_some_and(|known| known.values.get(&0) == Some(&values));
             if values.is_empty() || is_known || !(self.frames.contains_key(&key) || self.has_room()) {
                 continue;
             }
             let dtc = Dtc::Uds { ecu: id.bits(), code: dtc.code };
             let header = FreezeFrameHeader { timestamp_us: time_us, dtc, number };
+            let values = BTreeMap::from([(0, values)]);
             let frame = Frame { from: (bus, id), header, values, whole_us: None };
             self.ready.extend(frame.frozen());
             self.frames.insert(key, frame);
@@ -258,11 +267,12 @@ impl Frozen {
         };
         match self.extended.get(&key) {
             Some(known) if known.records == data.records || records.is_empty() => return,
-            None if self.extended.len() >= FRAMES_MAX => {
-                self.counters.refused += 1;
-                return;
-            }
             None if records.is_empty() => return,
+            None if self.extended.len() >= FRAMES_MAX => {
+                let oldest =
+                    self.extended.iter().min_by_key(|(_, data)| data.timestamp_us).map(|(key, _)| *key);
+                oldest.and_then(|key| self.extended.remove(&key));
+            }
             _ => {}
         }
         self.ready_extended.push(data.clone());
@@ -279,7 +289,11 @@ impl Frame {
 
     fn frozen(&self) -> Option<FrozenFrame> {
         let (bus, id) = self.from;
-        let values: Vec<_> = self.values.iter().map(|(signal, value)| (*signal, *value)).collect();
+        let all = || self.values.values().flatten();
+        // A signal that comes with several parameters tells them apart, and says nothing of the vehicle.
+        let is_value = |signal| all().filter(|(other, _)| *other == signal).count() == 1;
+        let mut values: Values = all().copied().filter(|(signal, _)| is_value(*signal)).collect();
+        values.sort_unstable_by_key(|(signal, _)| *signal);
         (!values.is_empty()).then_some(FrozenFrame { bus, id, header: self.header, values })
     }
 }

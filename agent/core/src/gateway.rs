@@ -659,7 +659,9 @@ impl Gateway {
     /// nothing was seen.
     fn snapshot(&mut self, now_us: i64) {
         self.snapshot_due_us = None;
-        self.send_present(now_us);
+        if self.send_present(now_us) {
+            self.snapshot_us = Some(now_us);
+        }
         let columns = self.latest.columns(|signal| self.campaigns.select(signal));
         if columns.groups.is_empty() {
             return;

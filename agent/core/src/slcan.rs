@@ -282,9 +282,9 @@ impl SlcanSession {
             return;
         };
         self.has_answered = true;
-        if std::mem::take(&mut self.is_asked_for_flags) {
-            self.flags_due_us = Some(now_us.saturating_add(FLAGS_EVERY_US));
-        }
+        // Whoever answers knows the question, even where a bell for something else came between.
+        self.is_asked_for_flags = false;
+        self.flags_due_us = Some(now_us.saturating_add(FLAGS_EVERY_US));
         self.counters.overruns += u64::from(flags & FLAGS_LOST != 0);
     }
 

@@ -9,6 +9,8 @@ use crate::source::FrameSource;
 use crate::state_file;
 
 const FILE: &str = "trouble-codes";
+/// Shortest time between two writes, microseconds.
+const SAVE_US: i64 = 5_000_000;
 
 /// The names of the buses, then [`Gateway::trouble_codes`](convoy_agent_core::gateway::Gateway::trouble_codes), which
 /// numbers them.
@@ -36,11 +38,15 @@ impl Agent {
 
     /// Keeps them where they have changed. What was reported of them is in the spool before, or a moment later: after a
     /// power cut in between, a connection tells the cloud what is still there.
-    pub(super) fn save_trouble_codes(&mut self) {
+    pub(super) fn save_trouble_codes(&mut self, now_us: i64, at_once: bool) {
         let Some(buses) = self.buses.clone() else { return };
+        if now_us < self.codes_save_at_us && !at_once {
+            return;
+        }
         if !self.gateway.take_trouble_codes_changed() {
             return;
         }
+        self.codes_save_at_us = now_us.saturating_add(SAVE_US);
         let kept: Kept = (buses, self.gateway.trouble_codes());
         let bytes = postcard::to_allocvec(&kept).expect("names and bytes are plain data");
         if let Err(error) = state_file::write_lazily(self.spool.disk(), &self.spool.dir().join(FILE), &bytes)

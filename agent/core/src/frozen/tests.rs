@@ -15,8 +15,10 @@ BO_ 2024 OBD2: 8 Vector__XXX
  SG_ service M : 8|8@1+ (1,0) [0|0] "" Vector__XXX
  SG_ pid m65M : 16|8@1+ (1,0) [0|0] "" Vector__XXX
  SG_ coolant m5 : 31|8@0+ (1,-40) [0|0] "degC" Vector__XXX
+ SG_ speed m13 : 31|8@0+ (1,0) [0|0] "km/h" Vector__XXX
 SG_MUL_VAL_ 2024 pid service 65-65;
 SG_MUL_VAL_ 2024 coolant pid 5-5;
+SG_MUL_VAL_ 2024 speed pid 13-13;
 "#;
 
 /// Code, number of the frame and values by name.
@@ -124,9 +126,15 @@ fn another_code_ends_a_frame_and_no_code_forgets_it() {
 #[test]
 fn a_dbc_of_service_01_describes_freeze_frames_too() {
     let mut ecu = Ecu::with(OBD_DBC.as_bytes());
-    ecu.says(&[0x42, 0x02, 0, 0x03, 0x01]).says(&[0x42, 0x05, 0, 0x5A]).frozen.flush();
-    let ready = ecu.ready();
-    assert!(ready[0].2.contains(&("coolant".to_owned(), 50.0)), "{ready:?}");
+    let both = |ecu: &mut Ecu| {
+        ecu.says(&[0x42, 0x02, 0, 0x03, 0x01]).says(&[0x42, 0x05, 0, 0x5A]).says(&[0x42, 0x0D, 0, 7]);
+        ecu.frozen.flush();
+        ecu.ready()
+    };
+    // Without what tells the parameters apart, and once.
+    let expected = named(&[("coolant", 50.0), ("speed", 7.0)]);
+    assert_eq!(both(&mut ecu), [("P0301".to_owned(), 0, expected)]);
+    assert_eq!(both(&mut ecu), []);
 }
 
 #[test]
@@ -168,7 +176,7 @@ fn counters_of_a_code_are_handed_out_when_they_change() {
 }
 
 #[test]
-fn frames_past_the_limit_are_counted() {
+fn the_oldest_frame_makes_room() {
     let mut ecu = Ecu::with(SNAPSHOT_SET.as_bytes());
     for code in 0..=FRAMES_MAX as u16 {
         let [high, low] = code.to_be_bytes();
@@ -176,5 +184,11 @@ fn frames_past_the_limit_are_counted() {
         ecu.says(&[0x59, 0x06, 1, high, low, 8, 1, 4]);
     }
     let (frames, extended) = ecu.frozen.take_ready();
-    assert_eq!((frames.len(), extended.len(), ecu.frozen.counters().refused), (FRAMES_MAX, FRAMES_MAX, 2));
+    assert_eq!((frames.len(), extended.len()), (FRAMES_MAX + 1, FRAMES_MAX + 1));
+    let (frames, extended) = ecu.frozen.all();
+    let first = Dtc::Uds { ecu: 0x7E8, code: 0x01_0000 };
+    assert_eq!((frames.len(), extended.len(), ecu.frozen.counters().refused), (FRAMES_MAX, FRAMES_MAX, 0));
+    assert!(
+        frames.iter().all(|frame| frame.header.dtc != first) && extended.iter().all(|data| data.dtc != first)
+    );
 }

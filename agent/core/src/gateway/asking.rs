@@ -58,6 +58,8 @@ impl Gateway {
         filters
             .extend([Pgn::DM1, Pgn::DM2, Pgn::DM6, Pgn::DM28, Pgn::TP_CM, Pgn::TP_DT].map(IdFilter::group));
         filters.push(IdFilter::block(CanId::Standard(0x7E0), 4));
+        // What another tester asks of every ECU says what its answers mean.
+        filters.push(IdFilter::exact(CanId::Standard(0x7DF)));
         filters.push(IdFilter::block(CanId::Extended(0x18DA_0000), 17));
         Some(coalesce(filters, FILTERS_MAX))
     }

@@ -136,7 +136,7 @@ impl Outbox {
         for record in &mut records {
             record.timestamp_us = record.timestamp_us.saturating_add(correction_us);
         }
-        // One by one where they are long: an answer of UDS has at most 4,095 bytes.
+        // An answer of UDS has at most 4,095 bytes: so many fit an envelope.
         for records in records.chunks(EXTENDED_DATA_PER_ENVELOPE_MAX) {
             let body = to_postcard(&records);
             self.emit(Lane::Fast, now_us, |writer| {

@@ -2,7 +2,7 @@
 
 use convoy_protocol::dtc::{DtcState, ExtendedData};
 
-use super::{FrameTimes, Gateway};
+use super::Gateway;
 use crate::diagnosis::FaultList;
 use crate::faults::FaultTracker;
 use crate::frozen::FrozenFrame;
@@ -60,20 +60,18 @@ impl Gateway {
         }
     }
 
-    /// Somebody wants trouble codes, or is there again: all that are known.
-    pub(super) fn send_present(&mut self, now_us: i64) {
-        // A recording's codes are there at the recording's time.
-        let time_us = match self.config.frame_times {
-            FrameTimes::Live => Some(now_us),
-            FrameTimes::Recorded => self.faults.heard_us(),
-        };
-        let Some(time_us) = time_us.filter(|_| self.campaigns.want_trouble_codes()) else { return };
+    /// Somebody wants trouble codes, or is there again: all that are known. False where none is.
+    pub(super) fn send_present(&mut self, now_us: i64) -> bool {
+        if !self.campaigns.want_trouble_codes() {
+            return false;
+        }
         // A new campaign asks for them, and for a snapshot, which has them too.
         if self.present_us.replace(now_us) == Some(now_us) {
-            return;
+            return false;
         }
-        let mut states = self.faults.present(time_us);
+        let mut states = self.faults.present();
         self.outbox.emit_dtc_states(now_us, &mut states);
+        !states.is_empty()
     }
 
     /// As [`Gateway::send_present`], with what was frozen with them.

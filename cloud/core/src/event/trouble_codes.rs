@@ -2,7 +2,7 @@
 
 use convoy_protocol::columns::{Column, Columns, Group};
 use convoy_protocol::dtc::{Dtc, DtcChange, DtcStage, DtcState, ExtendedData, FreezeFrameHeader};
-use convoy_protocol::manifest::Manifest;
+use convoy_protocol::manifest::{Manifest, SignalIndex};
 
 use super::{Context, Number, Rendered, render, value_at};
 use crate::ambient::rfc3339;
@@ -80,9 +80,9 @@ pub(super) fn dtc_json(state: &DtcState) -> DtcJson {
 /// The events about trouble codes of an envelope for one grant that has diagnostics; `masked` is its manifest and the
 /// signals that the grant permits.
 ///
-/// A freeze frame of OBD-II comes whole: what is in it is what the law has there for whoever mends the vehicle, and its
-/// parameters (SAE J1979) tell no position. The snapshots of UDS hold what the maker likes: of them comes what the grant
-/// permits.
+/// A freeze frame of OBD-II comes whole but for positions, which no parameter of SAE J1979 tells, and a file may all the same:
+/// what is in it is what the law has there for whoever mends the vehicle. The snapshots of UDS hold what the maker likes: of
+/// them comes what the grant permits.
 pub fn diagnostics<'a>(
     context: &'a Context<'_>,
     masked: Option<(&'a Manifest, &'a [bool])>,
@@ -153,8 +153,12 @@ fn frozen(
     let kept: Vec<(&FreezeFrameHeader, Vec<FrozenValue<'_>>)> = in_window
         .filter_map(|(header, columns)| {
             let (manifest, mask) = masked?;
-            let mask = (!matches!(header.dtc, Dtc::Obd { .. })).then_some(mask);
-            let values = frozen_values(manifest, mask, columns);
+            let is_obd = matches!(header.dtc, Dtc::Obd { .. });
+            let is_permitted = |signal: SignalIndex| {
+                mask.get(signal.0 as usize).is_some_and(|permitted| *permitted)
+                    || is_obd && manifest.signal(signal).is_some_and(|def| !tells_position(&def.path))
+            };
+            let values = frozen_values(manifest, is_permitted, columns);
             (!values.is_empty()).then_some((header, values))
         })
         .collect();
@@ -188,17 +192,19 @@ fn frozen(
     Some(Rendered { id, detail_type: TYPE_DTC_FROZEN, count, last_us, body })
 }
 
-/// The first row of each signal that `mask` permits; of all, without one.
+/// Is it a path of a position, or of a receiver's message without a place in VSS?
+fn tells_position(path: &str) -> bool {
+    ["Vehicle.CurrentLocation", "Vehicle.Private.gnss"].iter().any(|begin| path.starts_with(begin))
+}
+
+/// The first row of each permitted signal.
 fn frozen_values<'a>(
     manifest: &'a Manifest,
-    mask: Option<&[bool]>,
+    is_permitted: impl Fn(SignalIndex) -> bool,
     columns: &Columns,
 ) -> Vec<FrozenValue<'a>> {
-    let is_permitted = |column: &&Column| {
-        mask.is_none_or(|mask| mask.get(column.signal.0 as usize).is_some_and(|permitted| *permitted))
-    };
     let of_group = |group: &Group| {
-        let permitted = group.columns.iter().filter(is_permitted);
+        let permitted = group.columns.iter().filter(|column| is_permitted(column.signal));
         let value = |column: &Column| {
             let def = manifest.signal(column.signal)?;
             Some(FrozenValue {

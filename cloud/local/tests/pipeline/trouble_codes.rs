@@ -113,17 +113,18 @@ async fn a_freeze_frame_comes_whole_and_a_snapshot_as_far_as_it_is_permitted() {
     let diagnostics = world.subscribe(&customer, "diagnostics", everything()).await;
     let raw = world.subscribe(&customer, "raw", everything()).await;
     let telematics = world.subscribe(&customer, "telematics", everything()).await;
-    let manifest = manifest(&["Vehicle.OBD.ShortTermFuelTrim1", "Vehicle.CurrentLocation.Latitude"]);
-    let both = [(0, 7), (1, 48)];
+    let manifest =
+        manifest(&["Vehicle.OBD.ShortTermFuelTrim1", "Vehicle.Speed", "Vehicle.CurrentLocation.Latitude"]);
+    let all = [(0, 7), (1, 50), (2, 48)];
     let data =
         ExtendedData { timestamp_us: START_US, dtc: UDS_CODE, uds_status: 0x2F, records: vec![1, 0xA4] };
     let data = postcard::to_allocvec(&vec![data]).unwrap();
     let packets = [
         // It waits for its manifest.
-        frozen(&manifest, 1, CODE, &both),
+        frozen(&manifest, 1, CODE, &all),
         Packet::new(VEHICLE, 0).uploads(&manifest),
-        frozen(&manifest, 2, UDS_CODE, &both),
-        frozen(&manifest, 3, UDS_CODE, &both[1..]),
+        frozen(&manifest, 2, UDS_CODE, &all),
+        frozen(&manifest, 3, UDS_CODE, &all[2..]),
         Packet::new(VEHICLE, 4).section(SectionKind::DtcExtendedData, data),
     ];
     handle(&world, &packets).await;
@@ -140,9 +141,10 @@ async fn a_freeze_frame_comes_whole_and_a_snapshot_as_far_as_it_is_permitted() {
     };
     let trim = ("Vehicle.OBD.ShortTermFuelTrim1".to_owned(), 7);
     let latitude = ("Vehicle.CurrentLocation.Latitude".to_owned(), 48);
-    let whole = vec![trim.clone(), latitude.clone()];
+    let speed = ("Vehicle.Speed".to_owned(), 50);
+    let whole = vec![trim.clone(), speed.clone(), latitude.clone()];
     let feed = world.feed(&diagnostics).await;
-    assert_eq!(signals(&feed), [whole.clone(), vec![trim]]);
+    assert_eq!(signals(&feed), [vec![trim.clone(), speed], vec![trim]]);
     assert_eq!(signals(&world.feed(&raw).await), [whole.clone(), whole, vec![latitude]]);
     assert_eq!(world.feed(&telematics).await, [] as [Value; 0]);
 
