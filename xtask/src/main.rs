@@ -13,6 +13,7 @@ mod check;
 mod command;
 mod cost;
 mod deb;
+mod debian;
 mod deploy;
 mod fuzz;
 mod goals;

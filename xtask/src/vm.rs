@@ -1,7 +1,6 @@
 //! A virtual machine with Debian's kernel, which has CAN: Linux under QEMU, with a folder of this machine in it. Kernel,
 //! QEMU and the tools in the machine are Debian's packages, unpacked below the target folder and never installed.
 
-mod debian;
 pub(crate) mod forward;
 mod guest;
 mod initramfs;
@@ -15,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::command::{shown, target_dir};
-use debian::Unpacked;
+use crate::debian::{Preparation, Unpacked, quoted};
 
 /// Where the machine sees the folder that is made for a run: the program, and the files given along.
 pub(crate) const HOST_FOLDER: &str = "/host";
@@ -23,11 +22,11 @@ pub(crate) const HOST_FOLDER: &str = "/host";
 /// Where the machine reaches the forwarded ports of this one.
 pub(crate) const HOST_ADDRESS: &str = "10.0.2.100";
 
-/// Written when all is prepared: what it was made from, and the packages.
-const MARK: &str = "installed.txt";
+const PACKAGES: [&str; 5] =
+    ["linux-image-amd64", "qemu-system-x86", "can-utils", "iproute2", "busybox-static"];
+
 const KERNEL: &str = "vmlinuz";
 const INITRAMFS: &str = "initramfs.cpio";
-const ROOT: &str = "root";
 const CONSOLE: &str = "console.log";
 
 const MEMORY_MIB: u32 = 512;
@@ -86,38 +85,17 @@ pub(crate) enum VmOutcome {
 /// Says which step failed: this is no x86-64 Linux with apt-get, the mirror is out of reach, or it has another kernel.
 pub(crate) fn prepare() -> Result<Vm> {
     let folder = target_dir()?.join("tools/vm");
-    let (mark, recipe) = (folder.join(MARK), recipe());
-    if std::fs::read_to_string(&mark).is_ok_and(|made_from| made_from.starts_with(&recipe)) {
-        return Ok(Vm { folder });
-    }
-    debian::available()?;
-    println!("preparing a virtual machine with CAN in {}, once", folder.display());
-    let started = Instant::now();
-    // What an interrupted or older preparation left behind would be mixed with this one.
-    if folder.exists() {
-        std::fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
-    }
-    let downloads = folder.join("apt");
-    let packages = debian::download(&downloads).context("download the packages of the virtual machine")?;
-    let unpacked = debian::unpack(&packages, &folder.join(ROOT)).context("unpack the virtual machine")?;
-    let modules = unpacked.modules().context("look for the virtual machine's kernel")?;
-    initramfs::build(&unpacked, &modules, &folder.join(INITRAMFS))
-        .context("put the virtual machine's initramfs together")?;
-    std::fs::copy(unpacked.kernel(&modules)?, folder.join(KERNEL)).context("copy the kernel")?;
-    // Most of what was unpacked is the drivers of all the hardware there is.
-    for done in [&downloads, &modules] {
-        std::fs::remove_dir_all(done).with_context(|| format!("remove {}", done.display()))?;
-    }
-    let names = packages.iter().filter_map(|package| package.file_stem()?.to_str());
-    let names: Vec<_> = names.collect();
-    std::fs::write(&mark, recipe + &names.join("\n")).with_context(|| format!("write {}", mark.display()))?;
-    println!("prepared from {} packages in {:.0} s", names.len(), started.elapsed().as_secs_f64());
+    let preparation =
+        Preparation { name: "the virtual machine", packages: &PACKAGES, recipe: initramfs::recipe() };
+    preparation.prepare(&folder, |unpacked| {
+        let modules = unpacked.modules().context("look for the virtual machine's kernel")?;
+        initramfs::build(unpacked, &modules, &folder.join(INITRAMFS))
+            .context("put the virtual machine's initramfs together")?;
+        std::fs::copy(unpacked.kernel(&modules)?, folder.join(KERNEL)).context("copy the kernel")?;
+        // Most of what was unpacked is the drivers of all the hardware there is.
+        std::fs::remove_dir_all(&modules).with_context(|| format!("remove {}", modules.display()))
+    })?;
     Ok(Vm { folder })
-}
-
-/// What decides how the machine is: another text, and it is made anew.
-fn recipe() -> String {
-    format!("{}\n{}\n", debian::recipe(), initramfs::recipe())
 }
 
 impl Vm {
@@ -156,7 +134,7 @@ impl Vm {
     }
 
     fn qemu(&self, share: &Path, options: &VmOptions) -> Result<Command> {
-        let unpacked = Unpacked::at(self.folder.join(ROOT));
+        let unpacked = Unpacked::in_folder(&self.folder);
         let mut qemu = unpacked.command("qemu-system-x86_64")?;
         qemu.env("QEMU_MODULE_DIR", unpacked.path("usr/lib/x86_64-linux-gnu/qemu"));
         for firmware in ["usr/share/qemu", "usr/share/seabios"] {
@@ -191,8 +169,7 @@ impl Vm {
 fn network(xtask: &Path, forwards: &[Forward]) -> String {
     let mut network = "user,id=net,restrict=on".to_owned();
     for Forward { guest_port, host_port } in forwards {
-        let command =
-            format!("{} vm-forward 127.0.0.1 {host_port}", guest::quoted(&xtask.display().to_string()));
+        let command = format!("{} vm-forward 127.0.0.1 {host_port}", quoted(&xtask.display().to_string()));
         network += &format!(",guestfwd=tcp:{HOST_ADDRESS}:{guest_port}-cmd:{}", in_option(&command));
     }
     network

@@ -7,9 +7,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::debian::Unpacked;
 use super::guest;
 use crate::command::{command, run_streaming, shown};
+use crate::debian::Unpacked;
 
 const BUSYBOX: &str = "busybox";
 
