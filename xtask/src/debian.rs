@@ -1,6 +1,8 @@
 //! Debian's packages, downloaded with all that they need and unpacked into one folder, so that this machine neither lends
 //! nor gets anything: its own packages may be older, newer, or in the way.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -164,6 +166,20 @@ impl Unpacked {
     /// As [`Self::command`], for a program that does what it is called.
     pub(crate) fn command_as(&self, name: &str, program: &str) -> Result<Command> {
         self.loader(&["--argv0", name], &self.program(program)?)
+    }
+
+    /// Writes `script`, which starts an unpacked program with `arguments` before its own: for whoever takes a program by its
+    /// path.
+    pub(crate) fn write_starter(&self, script: &Path, program: &str, arguments: &[String]) -> Result<()> {
+        let mut start = self.command(program)?;
+        start.args(arguments);
+        let words: Vec<_> = std::iter::once(start.get_program()).chain(start.get_args()).collect();
+        let words: Option<Vec<_>> = words.into_iter().map(|word| word.to_str().map(quoted)).collect();
+        let words = words.context("the target folder's path is no text")?;
+        std::fs::write(script, format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" ")))
+            .with_context(|| format!("write {}", script.display()))?;
+        std::fs::set_permissions(script, Permissions::from_mode(0o755))
+            .with_context(|| format!("make {} executable", script.display()))
     }
 
     /// The libraries that an unpacked program is linked with, and their loader.

@@ -15,6 +15,7 @@ mod cost;
 mod deb;
 mod debian;
 mod deploy;
+mod firmware;
 mod fuzz;
 mod goals;
 mod install;
@@ -78,6 +79,10 @@ enum Task {
         #[arg(long, default_value_t = 600)]
         seconds: u64,
     },
+    /// Build the firmware of every board and print how much of its memories it takes.
+    ///
+    /// The compiler is Debian's, unpacked below the target folder the first time (a minute, 250 MB), not installed.
+    Firmware,
     /// What a month on AWS costs, step by step, beside the naive reading; and which quota breaks first.
     ///
     /// Without arguments: 1,000, 100,000 and 1,000,000 vehicles with windows of 60 and 300 s. docs/cost.md says what
@@ -107,6 +112,7 @@ fn main() -> ExitCode {
         Task::Test { suites } => suites::run(&suites),
         Task::Bench { groups, json } => bench::run(&groups, json),
         Task::Fuzz { targets, seconds } => fuzz::run(&targets, seconds).map(|tally| tally.failed == 0),
+        Task::Firmware => firmware::run(),
         Task::Cost(options) => cost::run(&options),
         Task::Deb => deb::run(),
         Task::Package => package::run().map(|_| true),

@@ -39,14 +39,16 @@ pub(crate) fn agent_with_test(test: &str) -> Result<Built> {
     Ok(Built { test: find("test", test)?, agent: find("bin", "convoy-agent")? })
 }
 
-struct Executable {
-    kind: String,
-    name: String,
-    path: PathBuf,
+/// A program that cargo built.
+pub(crate) struct Executable {
+    /// `bin`, `test` and so on.
+    pub(crate) kind: String,
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
 }
 
 /// A program that a line of cargo's JSON says was built.
-fn executable(line: &str) -> Option<Executable> {
+pub(crate) fn executable(line: &str) -> Option<Executable> {
     let message: Value = serde_json::from_str(line).ok()?;
     let text = |value: &Value| value.as_str().map(str::to_owned);
     Some(Executable {

@@ -1,0 +1,47 @@
+//! The chip's registers, by the addresses of its data sheet (Luminary LM3S6965, 2007).
+
+/// A block of registers.
+#[derive(Clone, Copy)]
+pub(crate) struct Registers(usize);
+
+/// System control.
+pub(crate) const SYSTEM: Registers = Registers(0x400F_E000);
+/// Port A: the pins of UART0.
+pub(crate) const PORT_A: Registers = Registers(0x4000_4000);
+/// Port D: the pins of UART1.
+pub(crate) const PORT_D: Registers = Registers(0x4000_7000);
+pub(crate) const UART0: Registers = Registers(0x4000_C000);
+pub(crate) const UART1: Registers = Registers(0x4000_D000);
+
+/// A register's place in its block, bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Offset(u16);
+
+impl Offset {
+    /// Refused at compile time where the constant is one: a word inside of the 4 KiB of a block.
+    pub(crate) const fn new(offset: u16) -> Self {
+        assert!(offset < 0x1000 && offset.is_multiple_of(4), "not a register of a block");
+        Self(offset)
+    }
+}
+
+impl Registers {
+    pub(crate) fn read(self, offset: Offset) -> u32 {
+        // SAFETY: the blocks are the constants above, all device memory of this chip and of nothing else, and an
+        // `Offset` is a word inside of one.
+        unsafe { core::ptr::read_volatile(self.address(offset)) }
+    }
+
+    pub(crate) fn write(self, offset: Offset, value: u32) {
+        // SAFETY: as above; no register written here makes the chip write to memory.
+        unsafe { core::ptr::write_volatile(self.address(offset), value) }
+    }
+
+    pub(crate) fn change(self, offset: Offset, clear: u32, set: u32) {
+        self.write(offset, (self.read(offset) & !clear) | set);
+    }
+
+    fn address(self, offset: Offset) -> *mut u32 {
+        core::ptr::with_exposed_provenance_mut(self.0 + usize::from(offset.0))
+    }
+}

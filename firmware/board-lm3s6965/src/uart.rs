@@ -1,0 +1,143 @@
+//! The two serial lines (PL011): received under interrupts into a queue, transmitted by the main loop.
+
+use core::cell::RefCell;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use cortex_m::interrupt::Mutex;
+use heapless::spsc::{Consumer, Producer, Queue};
+
+use crate::board::CLOCK_HZ;
+use crate::registers::{Offset, Registers, UART0, UART1};
+
+/// The fastest that the clock and a USB adapter at the other end have in common, bit/s: a 500 kbit/s bus of short frames
+/// needs more than 921,600.
+const BAUD: u32 = 3_000_000;
+/// The divisor's 64ths, rounded: 16 samples a bit.
+const DIVISOR_64THS: u32 = (CLOCK_HZ * 4 + BAUD / 2) / BAUD;
+
+/// What the transmitter takes at once when it is empty.
+pub(crate) const TRANSMIT_BYTES: usize = 16;
+
+const DATA: Offset = Offset::new(0x000);
+const DATA_OVERRUN: u32 = 1 << 11;
+const FLAGS: Offset = Offset::new(0x018);
+const RECEIVE_EMPTY: u32 = 1 << 4;
+const TRANSMIT_EMPTY: u32 = 1 << 7;
+const DIVISOR_INTEGER: Offset = Offset::new(0x024);
+const DIVISOR_FRACTION: Offset = Offset::new(0x028);
+const LINE_CONTROL: Offset = Offset::new(0x02C);
+/// 8 bits, no parity, one stop bit, with the FIFOs.
+const LINE_8N1_FIFO: u32 = 0b11 << 5 | 1 << 4;
+const CONTROL: Offset = Offset::new(0x030);
+const ENABLE: u32 = 1 << 9 | 1 << 8 | 1;
+const INTERRUPT_MASK: Offset = Offset::new(0x038);
+/// The FIFO is half full, or bytes have waited in it for 32 bits' time.
+const RECEIVED: u32 = 1 << 4 | 1 << 6;
+
+/// The agent's line.
+pub(crate) static LINK: Port = Port::new(UART0);
+/// The line in place of a bus.
+pub(crate) static BUS: Port = Port::new(UART1);
+
+/// What main loop and interrupt of a line both see.
+pub(crate) struct Port {
+    registers: Registers,
+    /// Times that the receiver had no room for a byte; wraps at 2^32.
+    overruns: AtomicU32,
+    /// The queue was full: bytes wait in the receiver.
+    is_paused: AtomicBool,
+    /// On its way from the main loop to the interrupt.
+    queue: Mutex<RefCell<Option<Producer<'static, u8>>>>,
+}
+
+impl Port {
+    const fn new(registers: Registers) -> Self {
+        Self {
+            registers,
+            overruns: AtomicU32::new(0),
+            is_paused: AtomicBool::new(false),
+            queue: Mutex::new(RefCell::new(None)),
+        }
+    }
+
+    /// Receives nothing until a [`Line`] is opened.
+    pub(crate) fn start(&self) {
+        self.registers.write(CONTROL, 0);
+        self.registers.write(DIVISOR_INTEGER, DIVISOR_64THS / 64);
+        self.registers.write(DIVISOR_FRACTION, DIVISOR_64THS % 64);
+        // Only now the chip takes the divisor over.
+        self.registers.write(LINE_CONTROL, LINE_8N1_FIFO);
+        self.registers.write(CONTROL, ENABLE);
+    }
+
+    pub(crate) fn overruns(&self) -> u32 {
+        self.overruns.load(Ordering::Relaxed)
+    }
+
+    /// Moves bytes from the receiver to `queue`, which is fetched at the first call. A full queue leaves them where they
+    /// are: the receiver itself notices when it has no room left, and at the other end of an emulated one they wait.
+    pub(crate) fn handle_interrupt(&self, queue: &mut Option<Producer<'static, u8>>) {
+        if queue.is_none() {
+            *queue = cortex_m::interrupt::free(|section| self.queue.borrow(section).take());
+        }
+        while let Some(queue) = queue
+            && queue.ready()
+        {
+            if self.registers.read(FLAGS) & RECEIVE_EMPTY != 0 {
+                return;
+            }
+            let data = self.registers.read(DATA);
+            if data & DATA_OVERRUN != 0 {
+                self.overruns.fetch_add(1, Ordering::Relaxed);
+            }
+            // There is room; a byte with another error fails the checksum of what it is in.
+            let _ = queue.enqueue(data.to_le_bytes()[0]);
+        }
+        self.is_paused.store(true, Ordering::Relaxed);
+        self.registers.write(INTERRUPT_MASK, 0);
+    }
+}
+
+/// The main loop's end of a line.
+pub(crate) struct Line {
+    port: &'static Port,
+    received: Consumer<'static, u8>,
+}
+
+impl Line {
+    /// Begins to receive, with room for `BYTES_MAX` - 1 bytes.
+    pub(crate) fn open<const BYTES_MAX: usize>(
+        port: &'static Port,
+        queue: &'static mut Queue<u8, BYTES_MAX>,
+    ) -> Self {
+        let (producer, received) = queue.split();
+        cortex_m::interrupt::free(|section| port.queue.borrow(section).replace(Some(producer)));
+        port.registers.write(INTERRUPT_MASK, RECEIVED);
+        Self { port, received }
+    }
+
+    pub(crate) fn receive(&mut self) -> Option<u8> {
+        let byte = self.received.dequeue();
+        if byte.is_none() && self.port.is_paused.load(Ordering::Relaxed) {
+            self.port.is_paused.store(false, Ordering::Relaxed);
+            self.port.registers.write(INTERRUPT_MASK, RECEIVED);
+        }
+        byte
+    }
+
+    /// Whether nothing was received that the main loop has not seen.
+    pub(crate) fn is_quiet(&self) -> bool {
+        !self.received.ready() && !self.port.is_paused.load(Ordering::Relaxed)
+    }
+
+    /// Whether [`Self::transmit`] takes [`TRANSMIT_BYTES`].
+    pub(crate) fn has_room(&self) -> bool {
+        self.port.registers.read(FLAGS) & TRANSMIT_EMPTY != 0
+    }
+
+    pub(crate) fn transmit(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.port.registers.write(DATA, u32::from(*byte));
+        }
+    }
+}
