@@ -12,7 +12,7 @@ use crate::python::{self, Tools};
 use crate::table::{Align, render};
 use crate::tally::Tally;
 use crate::vm::{self, Forward, Vm, VmOptions, VmOutcome};
-use crate::{check, fuzz, install, package, static_build};
+use crate::{check, firmware, fuzz, install, package, static_build};
 
 /// What a suite wants to find before it starts.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,8 @@ enum Need {
     VehicleTools,
     /// A virtual machine whose kernel has CAN, from Debian's packages.
     Vm,
+    /// The images of the boards, and what emulates one.
+    Firmware,
 }
 
 /// How a suite is run.
@@ -140,6 +142,12 @@ const SUITES: &[Suite] = &[
         run: Run::VmTests("socketcan"),
     },
     Suite {
+        name: "firmware",
+        about: "the dongle's firmware on an emulated microcontroller: from the bus onto the link",
+        needs: &[Need::Firmware],
+        run: Run::Tests(&[&["test", "--workspace", "--test", "firmware"]]),
+    },
+    Suite {
         name: "fuzz",
         about: "every fuzz target for 30 s; cargo xtask fuzz runs them for longer",
         needs: &[],
@@ -170,12 +178,12 @@ pub(crate) fn help() -> String {
     let mut text = "Suites:\n".to_owned();
     for suite in SUITES {
         // Writing into a String cannot fail.
-        let _ = writeln!(text, "  {:<6} {}", suite.name, suite.about);
+        let _ = writeln!(text, "  {:<8} {}", suite.name, suite.about);
     }
     text.push_str(
         "\nunit, e2e, crash and aws need Debian's mosquitto, unit and aws also its postgresql: they are installed with apt-get \
-         as root or\nthrough `sudo -n`. vm needs an x86-64 Debian: QEMU and a kernel are unpacked below the target folder, \
-         not installed.\nWhere that is not possible that part is skipped; with CI=true that is a failure.",
+         as root or\nthrough `sudo -n`. vm and firmware need an x86-64 Debian: QEMU, a kernel and a compiler are unpacked below the \
+         target folder,\nnot installed.\nWhere that is not possible that part is skipped; with CI=true that is a failure.",
     );
     text
 }
@@ -318,7 +326,31 @@ impl Session {
             tally += self.without(suite.name, "virtual machine", &reason);
             return (tally, false);
         }
+        if suite.needs.contains(&Need::Firmware) {
+            return self.provide_firmware(suite.name, variables);
+        }
         (tally, true)
+    }
+
+    fn provide_firmware(
+        &mut self,
+        suite: &str,
+        variables: &mut Vec<(&'static str, PathBuf)>,
+    ) -> (Tally, bool) {
+        if let Err(error) = firmware::prepare() {
+            return (self.without(suite, "emulated", &format!("{error:#}")), false);
+        }
+        match firmware::emulation() {
+            Ok(built) => {
+                variables.push(("CONVOY_QEMU_ARM", built.qemu));
+                variables.push(("CONVOY_FIRMWARE_LM3S6965", built.lm3s6965));
+                (Tally::default(), true)
+            }
+            Err(error) => {
+                self.remark(format!("{suite}: failed, there is no firmware: {error:#}"));
+                (Tally::step(false), false)
+            }
+        }
     }
 
     fn mosquitto(&mut self) -> Result<(), String> {
@@ -503,7 +535,10 @@ mod tests {
 
     #[test]
     fn no_name_selects_every_suite_in_order() {
-        let all = ["check", "unit", "tidy", "template", "build", "e2e", "crash", "demo", "vm", "fuzz", "aws"];
+        let all = [
+            "check", "unit", "tidy", "template", "build", "e2e", "crash", "demo", "vm", "firmware", "fuzz",
+            "aws",
+        ];
         assert_eq!(selected_names(&[]), all);
         assert_eq!(names(), all);
     }

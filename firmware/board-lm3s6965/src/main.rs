@@ -42,7 +42,8 @@ const TURN_BYTES_MAX: usize = 64;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Turn {
     Worked,
-    Idle,
+    /// Nothing to do before this time, but for what comes in.
+    IdleUntil(u64),
     /// The bus side said that nothing more comes.
     Ended,
 }
@@ -55,13 +56,17 @@ fn main() -> ! {
         panic!("started twice");
     };
     let (mut link, mut bus_line) = (Line::open(&uart::LINK, link_queue), Line::open(&uart::BUS, bus_queue));
+    // Ends whatever the agent heard while this board started, and says that from now on it listens.
+    link.transmit(&[0]);
     let mut bus = BusSide::new();
     let mut dongle: Dongle = Dongle::new(clock.now_us());
     loop {
         match turn(&mut dongle, &mut clock, &mut link, &mut bus_line, &mut bus) {
             Turn::Worked => {}
+            // The timer would wake the core too late for this one.
+            Turn::IdleUntil(timeout_us) if timeout_us < clock.end_of_period_us() => {}
             // Interrupts wait from here on, so that a byte between the question and the sleep still wakes the core.
-            Turn::Idle => cortex_m::interrupt::free(|_| {
+            Turn::IdleUntil(_) => cortex_m::interrupt::free(|_| {
                 if link.is_quiet() && bus_line.is_quiet() {
                     cortex_m::asm::wfi();
                 }
@@ -83,10 +88,10 @@ fn turn(
     bus_line: &mut Line,
     bus: &mut BusSide,
 ) -> Turn {
-    let mut turn = Turn::Idle;
+    let mut has_worked = false;
     for _ in 0..TURN_BYTES_MAX {
         let Some(byte) = bus_line.receive() else { break };
-        turn = Turn::Worked;
+        has_worked = true;
         match bus.handle_byte(byte) {
             Some(Event::Frame(frame)) => {
                 dongle.handle_can_frame(clock.now_us(), BUS, &frame);
@@ -99,17 +104,19 @@ fn turn(
     }
     for _ in 0..TURN_BYTES_MAX {
         let Some(byte) = link.receive() else { break };
-        turn = Turn::Worked;
+        has_worked = true;
         dongle.handle_byte(clock.now_us(), byte);
     }
-    dongle.handle_timeout(clock.now_us());
+    if clock.has_reached(dongle.poll_timeout()) {
+        dongle.handle_timeout(clock.now_us());
+    }
     while link.has_room() {
         let mut bytes = [0; uart::TRANSMIT_BYTES];
         let len = dongle.poll_transmit(&mut bytes);
-        link.transmit(&bytes[..len]);
-        if len < bytes.len() {
-            return if len > 0 { Turn::Worked } else { turn };
+        if len == 0 {
+            return if has_worked { Turn::Worked } else { Turn::IdleUntil(dongle.poll_timeout()) };
         }
+        link.transmit(&bytes[..len]);
     }
     // The line is busy, and says nothing when it has room again.
     Turn::Worked

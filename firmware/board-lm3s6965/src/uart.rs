@@ -102,6 +102,8 @@ impl Port {
 pub(crate) struct Line {
     port: &'static Port,
     received: Consumer<'static, u8>,
+    /// Nothing was transmitted since the transmitter was seen empty.
+    is_empty: bool,
 }
 
 impl Line {
@@ -113,7 +115,7 @@ impl Line {
         let (producer, received) = queue.split();
         cortex_m::interrupt::free(|section| port.queue.borrow(section).replace(Some(producer)));
         port.registers.write(INTERRUPT_MASK, RECEIVED);
-        Self { port, received }
+        Self { port, received, is_empty: false }
     }
 
     pub(crate) fn receive(&mut self) -> Option<u8> {
@@ -131,11 +133,13 @@ impl Line {
     }
 
     /// Whether [`Self::transmit`] takes [`TRANSMIT_BYTES`].
-    pub(crate) fn has_room(&self) -> bool {
-        self.port.registers.read(FLAGS) & TRANSMIT_EMPTY != 0
+    pub(crate) fn has_room(&mut self) -> bool {
+        self.is_empty = self.is_empty || self.port.registers.read(FLAGS) & TRANSMIT_EMPTY != 0;
+        self.is_empty
     }
 
     pub(crate) fn transmit(&mut self, bytes: &[u8]) {
+        self.is_empty = false;
         for byte in bytes {
             self.port.registers.write(DATA, u32::from(*byte));
         }

@@ -14,6 +14,10 @@ const PACKAGES: [&str; 3] = ["rustc-web", "rust-web-src", "qemu-system-arm"];
 /// Rust's own linker, which rustup has for the host: linkers know every target.
 const LINKER: &str = "lib/rustlib/x86_64-unknown-linux-gnu/bin/rust-lld";
 
+/// Below a folder with the version in its name. Of the sources only the library's are needed; these are 360 MB.
+const SOURCES: &str = "usr/src";
+const SOURCES_UNUSED: [&str; 2] = ["compiler", "src"];
+
 /// Where each is, ready to be started by its path.
 pub(super) struct Toolchain {
     pub(super) rustc: PathBuf,
@@ -31,14 +35,25 @@ pub(super) fn prepare() -> Result<Toolchain> {
     let preparation = Preparation {
         name: "the tools for firmware",
         packages: &PACKAGES,
-        recipe: format!("starters in {}", folder.display()),
+        recipe: format!("starters in {} without {}", folder.display(), SOURCES_UNUSED.join(" ")),
     };
     preparation.prepare(&folder, |unpacked| {
         let option = |name: &str, below: &str| [name.to_owned(), unpacked.path(below).display().to_string()];
+        remove_unused_sources(&unpacked.path(SOURCES)).context("remove what no build reads")?;
         unpacked.write_starter(&rustc, "rustc", &option("--sysroot", "usr"))?;
         unpacked.write_starter(&qemu, "qemu-system-arm", &option("-L", "usr/share/qemu"))
     })?;
     Ok(Toolchain { rustc, linker: linker()?, qemu })
+}
+
+fn remove_unused_sources(sources: &Path) -> Result<()> {
+    for entry in sources.read_dir().with_context(|| format!("list {}", sources.display()))? {
+        let folder = entry?.path();
+        for unused in SOURCES_UNUSED.map(|name| folder.join(name)).iter().filter(|path| path.is_dir()) {
+            std::fs::remove_dir_all(unused).with_context(|| format!("remove {}", unused.display()))?;
+        }
+    }
+    Ok(())
 }
 
 fn linker() -> Result<PathBuf> {
