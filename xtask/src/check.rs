@@ -15,8 +15,12 @@ struct Step {
     arguments: &'static [&'static str],
 }
 
+const BOARD: &str = "firmware/board-lm3s6965/Cargo.toml";
+
 const STEPS: &[Step] = &[
     Step { name: "fmt", arguments: &["fmt", "--all", "--check"] },
+    // Outside the workspace, so the step above does not see it.
+    Step { name: "fmt firmware", arguments: &["fmt", "--manifest-path", BOARD, "--check"] },
     Step { name: "clippy", arguments: &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"] },
     Step { name: "doc", arguments: &["doc", "--workspace", "--no-deps"] },
     // Elsewhere the workspace's features are united, so only this build shows a use of `alloc` or
@@ -50,7 +54,11 @@ pub(crate) fn steps() -> Result<Tally> {
         tally += run_step(step.name, &mut step_command(step))?;
     }
     match target_dir().and_then(|folder| install::cargo_deny(&folder)) {
-        Ok(program) => tally += run_step("deny", command(program).args(DENY))?,
+        Ok(program) => {
+            tally += run_step("deny", command(&program).args(DENY))?;
+            let of_board = ["--manifest-path", BOARD, "--config", "deny.toml"];
+            tally += run_step("deny firmware", command(program).args(of_board).args(DENY))?;
+        }
         Err(error) => {
             println!("-- deny: failed: {error:#}");
             tally += Tally::step(false);
