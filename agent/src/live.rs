@@ -20,6 +20,7 @@ mod serial;
 mod socketcan;
 mod url;
 
+use serial::Line;
 pub use url::{GnssLine, LiveUrl, SerialLine};
 
 /// Frames that wait for the gateway at most; a source that finds no place waits, and its kernel buffer counts what it drops.
@@ -168,7 +169,7 @@ impl LiveSources {
                 LiveUrl::SocketCan { interface } => {
                     tasks.spawn(socketcan::serve(interface, port, filters_out))
                 }
-                url => tasks.spawn(serial::serve(url, poll.is_some(), port)),
+                url => tasks.spawn(serial::serve(Line { url, poll, filters: filters_out }, port)),
             };
         }
         Self { events, ready: Vec::new(), links, commands: all_commands, filters, buses, _tasks: tasks }

@@ -10,14 +10,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use convoy_protocol::frame::CanId;
+
 #[path = "harness/agent.rs"]
 mod agent;
+#[path = "adapters/dongle.rs"]
+mod dongle;
 #[path = "adapters/elm.rs"]
 mod elm;
 #[path = "adapters/pty.rs"]
 mod pty;
 
 use agent::Agent;
+use dongle::CarWithDongle;
 use elm::{Elm, Fault, Habits, Reply};
 use pty::{Adapter, Pty};
 
@@ -109,6 +114,40 @@ fn a_code_is_told_with_its_freeze_frame_and_closed_after_a_restart_without_it() 
     let agent = agent.restart();
     agent.wait_for("the end of the code", |status| counts(status) == [1, 0, 0]);
     assert!(!agent.log().contains("trouble codes that were kept"), "{}", agent.log());
+}
+
+#[test]
+fn a_dongle_asks_the_car_and_comes_back_after_a_reset_and_a_broken_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let pty = Pty::start(dir.path(), CarWithDongle::new());
+    let sources = format!(
+        "[[source]]\nurl = \"dongle:{}?bitrate=250000\"\nbus = \"car\"\n\
+         [[poll]]\nbus = \"car\"\nframes_per_s_max = 50\nobd_period_ms = 100\n",
+        pty.device.display()
+    );
+    let agent = Agent::start(dir, &sources);
+    assert_eq!(agent.values(&["EngineSpeed"])["EngineSpeed"], 1_500.0);
+    let status = agent.wait_for("its health", |status| {
+        status["sources"][0]["detail"] == "simulated, firmware 0.1.0, may send, error active"
+    });
+    let source = &status["sources"][0];
+    assert_eq!((source["state"].as_str(), source["dropped"].as_u64()), (Some("up"), Some(0)), "{source}");
+    {
+        let car = pty.adapter.lock().unwrap();
+        assert_eq!(car.opened, [(250_000, false)]);
+        let asked = (CanId::Standard(0x7DF), [2, 0x01, 0x00, 0xCC, 0xCC, 0xCC, 0xCC, 0xCC]);
+        assert_eq!(car.asked[0], asked);
+    }
+    pty.adapter.lock().unwrap().reset();
+    let reset = |status: &serde_json::Value| {
+        status["sources"][0]["detail"].as_str().is_some_and(|detail| detail.contains("started anew"))
+    };
+    agent.wait_for("the reset", reset);
+    assert!(agent.longest_gap("EngineSpeed", 12) < RECOVERED_WITHIN);
+    pty.adapter.lock().unwrap().hangs_up = true;
+    agent.wait_for("another opening", |status| status["sources"][0]["reopened"].as_u64() >= Some(1));
+    assert!(agent.longest_gap("EngineSpeed", 12) < RECOVERED_WITHIN);
+    assert_eq!(agent.status()["sources"][0]["dropped"], 0);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! | module | agreed between | form |
 //! |---|---|---|
 //! | [`frame`] | dongle, agent | a CAN frame in memory |
-//! | [`link`] | dongle, agent | postcard + CRC-32C + COBS on a serial line |
+//! | [`link`] | dongle, agent | numbered frames and commands: postcard + CRC-32C + COBS on a serial line |
 //! | [`envelope`] | agent, bridge, ingest | magic, version, header, typed sections, CRC-32C |
 //! | [`columns`], [`compact`] | agent, ingest | samples by column, inside an envelope section |
 //! | [`manifest`] | agent, ingest | what a raw signal value means |
@@ -54,5 +54,10 @@ pub mod topic;
 mod varint;
 
 /// CRC-32C (Castagnoli, iSCSI), the checksum of every Convoy wire format.
-pub(crate) const CRC32C: crc::Crc<u32, crc::Table<16>> =
+#[cfg(feature = "alloc")]
+pub(crate) static CRC32C: crc::Crc<u32, crc::Table<16>> =
     crc::Crc::<u32, crc::Table<16>>::new(&crc::CRC_32_ISCSI);
+/// The same with a table of 1 KiB in place of 16: on a microcontroller there is less flash than time.
+#[cfg(not(feature = "alloc"))]
+pub(crate) static CRC32C: crc::Crc<u32, crc::Table<1>> =
+    crc::Crc::<u32, crc::Table<1>>::new(&crc::CRC_32_ISCSI);

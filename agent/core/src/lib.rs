@@ -18,6 +18,7 @@ pub mod condition;
 pub mod dbc;
 pub mod decoder;
 pub mod diagnosis;
+pub mod dongle;
 pub mod elm;
 pub mod faults;
 pub mod filters;

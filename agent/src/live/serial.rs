@@ -3,12 +3,16 @@
 use std::io;
 use std::time::Duration;
 
+use convoy_agent_core::dongle::{DongleDescription, DongleOptions, DongleSession};
 use convoy_agent_core::elm::{ElmMode, ElmOptions, ElmSession};
+use convoy_agent_core::filters::IdFilter;
 use convoy_agent_core::nmea::NmeaReader;
+use convoy_agent_core::poll::PollOptions;
 use convoy_agent_core::slcan::{SlcanOptions, SlcanSession};
 use convoy_protocol::frame::{BusIndex, CanFrame, CanId};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_serial::SerialPortBuilderExt as _;
 
@@ -27,15 +31,24 @@ const GPSD_WATCH: &[u8] = b"?WATCH={\"enable\":true,\"nmea\":true}\r\n";
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
+/// What is to be opened, and how.
+pub(super) struct Line {
+    pub(super) url: LiveUrl,
+    /// What is asked on it.
+    pub(super) poll: Option<PollOptions>,
+    /// The frames that are wanted.
+    pub(super) filters: watch::Receiver<Option<Vec<IdFilter>>>,
+}
+
 /// Opens the source again and again, and runs it.
-pub(super) async fn serve(url: LiveUrl, asks: bool, mut port: Port) {
+pub(super) async fn serve(mut line: Line, mut port: Port) {
     let mut pause = RETRY_MIN;
     loop {
         port.link.set_state(OPENING);
         let opened = Instant::now();
-        let why = match timeout(IO_WITHIN, open(&url)).await {
+        let why = match timeout(IO_WITHIN, open(&line.url)).await {
             Ok(Ok(stream)) => {
-                let why = run(stream, &url, asks, &mut port).await;
+                let why = run(stream, &mut line, &mut port).await;
                 // Whatever was on its way is over, and nobody measures any more. The agent may be ending.
                 port.tell(SourceEvent::RequestEnd(port.bus)).await;
                 port.tell(SourceEvent::Voltage(port.bus, None)).await;
@@ -60,7 +73,10 @@ pub(super) async fn serve(url: LiveUrl, asks: bool, mut port: Port) {
 
 async fn open(url: &LiveUrl) -> io::Result<Box<dyn Stream>> {
     match url {
-        LiveUrl::Slcan { line, .. } | LiveUrl::Elm { line, .. } | LiveUrl::Gnss(GnssLine::Serial(line)) => {
+        LiveUrl::Slcan { line, .. }
+        | LiveUrl::Elm { line, .. }
+        | LiveUrl::Dongle { line, .. }
+        | LiveUrl::Gnss(GnssLine::Serial(line)) => {
             let SerialLine { path, baud } = line;
             let port = tokio_serial::new(path.to_string_lossy(), *baud).open_native_async()?;
             Ok(Box::new(port))
@@ -78,12 +94,14 @@ async fn open(url: &LiveUrl) -> io::Result<Box<dyn Stream>> {
 enum Session {
     Slcan(SlcanSession),
     Elm(Box<ElmSession>),
+    Dongle(Box<DongleSession>),
     Nmea(NmeaReader),
 }
 
 impl Session {
-    fn new(url: &LiveUrl, asks: bool, bus: BusIndex) -> Self {
-        match url {
+    fn new(line: &mut Line, bus: BusIndex) -> Self {
+        let asks = line.poll.is_some();
+        match &line.url {
             LiveUrl::Slcan { bitrate, listen_only, .. } => {
                 let listen_only = listen_only.unwrap_or(!asks);
                 Self::Slcan(SlcanSession::new(SlcanOptions { bitrate: *bitrate, listen_only }, bus, 0))
@@ -91,6 +109,23 @@ impl Session {
             LiveUrl::Elm { protocol, .. } => {
                 let mode = if asks { ElmMode::Requests } else { ElmMode::Monitor };
                 Self::Elm(Box::new(ElmSession::new(ElmOptions { mode, protocol: *protocol }, bus, 0)))
+            }
+            LiveUrl::Dongle { bitrate, listen_only, .. } => {
+                // Flow control comes on top of what is asked.
+                let frames_per_s_max = line.poll.as_ref().map_or(0, |poll| poll.frames_per_s_max);
+                let options = DongleOptions {
+                    bitrate: *bitrate,
+                    listen_only: listen_only.unwrap_or(!asks),
+                    sends_per_s_max: u16::try_from(frames_per_s_max.saturating_mul(2)).unwrap_or(u16::MAX),
+                };
+                // Without randomness, the time tells one life of the agent from another.
+                let session = getrandom::u32().unwrap_or_else(|_| {
+                    let wall_us = wall_us();
+                    u32::try_from((wall_us ^ wall_us >> 32) & 0xFFFF_FFFF).unwrap_or(1)
+                });
+                let mut session = DongleSession::new(options, bus, session, 0);
+                session.set_filters(line.filters.borrow_and_update().clone());
+                Self::Dongle(Box::new(session))
             }
             LiveUrl::Gnss(_) | LiveUrl::SocketCan { .. } => Self::Nmea(NmeaReader::new(bus)),
         }
@@ -100,6 +135,7 @@ impl Session {
         match self {
             Self::Slcan(session) => session.handle_bytes(now_us, wall_us(), bytes, frame),
             Self::Elm(session) => session.handle_bytes(now_us, wall_us(), bytes, frame),
+            Self::Dongle(session) => session.handle_bytes(now_us, wall_us(), bytes, frame),
             Self::Nmea(reader) => reader.handle_bytes(wall_us(), bytes, frame),
         }
     }
@@ -108,6 +144,7 @@ impl Session {
         match self {
             Self::Slcan(session) => session.handle_timeout(now_us),
             Self::Elm(session) => session.handle_timeout(now_us),
+            Self::Dongle(session) => session.handle_timeout(now_us),
             Self::Nmea(_) => {}
         }
     }
@@ -116,6 +153,7 @@ impl Session {
         match self {
             Self::Slcan(session) => session.poll_timeout(),
             Self::Elm(session) => session.poll_timeout(),
+            Self::Dongle(session) => session.poll_timeout(),
             Self::Nmea(_) => None,
         }
     }
@@ -124,6 +162,7 @@ impl Session {
         match self {
             Self::Slcan(session) => session.poll_transmit(),
             Self::Elm(session) => session.poll_transmit(),
+            Self::Dongle(session) => session.poll_transmit(),
             Self::Nmea(_) => Vec::new(),
         }
     }
@@ -133,6 +172,7 @@ impl Session {
         match self {
             Self::Slcan(session) => session.is_open(),
             Self::Elm(session) => session.is_set_up(),
+            Self::Dongle(session) => session.is_up(),
             Self::Nmea(reader) => reader.counters().fixes + reader.counters().without_fix > 0,
         }
     }
@@ -141,7 +181,30 @@ impl Session {
         match self {
             Self::Slcan(session) => session.fault().map(|fault| fault.to_string()),
             Self::Elm(session) if session.is_hung() => Some("adapter does not answer any more".to_owned()),
+            Self::Dongle(session) => {
+                session.fault().map(|why| format!("dongle cannot open the bus as it was told: {why:?}"))
+            }
             Self::Elm(_) | Self::Nmea(_) => None,
+        }
+    }
+
+    /// Has it fallen silent, as far as what it sent was taken?
+    fn is_silent(&self, now_us: i64) -> bool {
+        matches!(self, Self::Dongle(session) if session.is_hung(now_us))
+    }
+
+    /// What was taken to be sent, and was not.
+    fn not_sent(&self) -> u64 {
+        match self {
+            Self::Dongle(session) => session.counters().not_sent,
+            Self::Slcan(_) | Self::Elm(_) | Self::Nmea(_) => 0,
+        }
+    }
+
+    /// Other frames are wanted.
+    fn set_filters(&mut self, filters: Option<Vec<IdFilter>>) {
+        if let Self::Dongle(session) = self {
+            session.set_filters(filters);
         }
     }
 
@@ -150,7 +213,8 @@ impl Session {
         match self {
             Self::Slcan(session) => session.is_open(),
             Self::Elm(session) => session.is_ready(),
-            Self::Nmea(_) => true,
+            // What comes while it cannot is not sent later: it would come out of nowhere.
+            Self::Dongle(_) | Self::Nmea(_) => true,
         }
     }
 
@@ -159,17 +223,42 @@ impl Session {
         match self {
             Self::Slcan(session) => session.counters().malformed,
             Self::Elm(session) => session.counters().malformed,
+            Self::Dongle(session) => session.counters().damaged,
             Self::Nmea(reader) => reader.counters().malformed,
         }
     }
 
-    /// How often the other end said that it had lost frames.
+    /// Frames that were lost on the way; for an adapter, how often it said so.
     fn lost(&self) -> u64 {
         match self {
             Self::Elm(session) => session.counters().buffer_full,
+            Self::Dongle(session) => {
+                let counters = session.counters();
+                counters.lost_on_line + counters.lost_in_dongle
+            }
             Self::Slcan(session) => session.counters().overruns,
             Self::Nmea(_) => 0,
         }
+    }
+
+    /// What it says of itself.
+    fn detail(&self) -> Option<String> {
+        let Self::Dongle(session) = self else { return None };
+        let DongleDescription { board, firmware: (major, minor, patch), .. } = session.description()?;
+        let counters = session.counters();
+        let mut detail = format!("{board}, firmware {major}.{minor}.{patch}");
+        if let Some(health) = session.health() {
+            let [bus, ..] = &health.buses;
+            let mode = if bus.listen_only { "listens only" } else { "may send" };
+            detail += &format!(", {mode}, {}", bus.state.name());
+            if health.supply_mv > 0 {
+                detail += &format!(", {:.1} V", f64::from(health.supply_mv) / 1_000.0);
+            }
+        }
+        if counters.resets > 0 {
+            detail += &format!(", started anew {} times: what it lost by that is not known", counters.resets);
+        }
+        Some(detail)
     }
 
     /// False where it cannot be sent.
@@ -179,6 +268,10 @@ impl Session {
                 single_frame(bus, id, &payload).is_some_and(|frame| session.transmit(&frame))
             }
             (Self::Slcan(session), Command::Frame(frame)) => session.transmit(&frame),
+            (Self::Dongle(session), Command::Request(id, payload)) => {
+                single_frame(bus, id, &payload).is_some_and(|frame| session.transmit(&frame))
+            }
+            (Self::Dongle(session), Command::Frame(frame)) => session.transmit(&frame),
             (Self::Elm(session), Command::Request(id, payload)) => session.request(now_us, id, &payload),
             // The adapter does flow control by itself.
             (Self::Elm(_), Command::Frame(_)) => true,
@@ -196,12 +289,12 @@ pub(super) fn single_frame(bus: BusIndex, id: CanId, payload: &[u8]) -> Option<C
 }
 
 /// Runs one opened source until it ends; returns why.
-async fn run(mut stream: Box<dyn Stream>, url: &LiveUrl, asks: bool, port: &mut Port) -> String {
-    let mut session = Session::new(url, asks, port.bus);
+async fn run(mut stream: Box<dyn Stream>, line: &mut Line, port: &mut Port) -> String {
+    let mut session = Session::new(line, port.bus);
     let start = Instant::now();
     let now_us = || i64::try_from(start.elapsed().as_micros()).unwrap_or(i64::MAX);
     let before = port.link.status();
-    let (mut buffer, mut frames) = (vec![0; READ_BYTES], Vec::new());
+    let (mut buffer, mut frames, mut not_sent) = (vec![0; READ_BYTES], Vec::new(), 0);
     loop {
         let out = session.poll_transmit();
         if !out.is_empty() {
@@ -222,12 +315,6 @@ async fn run(mut stream: Box<dyn Stream>, url: &LiveUrl, asks: bool, port: &mut 
         let due = session
             .poll_timeout()
             .map(|at_us| start + Duration::from_micros(u64::try_from(at_us).unwrap_or(0)));
-        let wait = async {
-            match due {
-                Some(due) => sleep_until(due).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             read = stream.read(&mut buffer) => match read {
                 Ok(0) => return "it was closed".to_owned(),
@@ -236,20 +323,29 @@ async fn run(mut stream: Box<dyn Stream>, url: &LiveUrl, asks: bool, port: &mut 
             },
             command = port.commands.recv(), if session.is_free() => {
                 let Some(command) = command else { return "the agent ends".to_owned() };
-                let is_request = matches!(command, Command::Request(..));
-                if !session.send(now_us(), port.bus, command) {
-                    port.link.change(|status| status.sends_dropped += 1);
-                    if is_request {
-                        port.tell(SourceEvent::RequestEnd(port.bus)).await;
+                send(&mut session, now_us(), command, port).await;
+            }
+            Ok(()) = line.filters.changed() => session.set_filters(line.filters.borrow_and_update().clone()),
+            () = due_at(due) => {
+                session.handle_timeout(now_us());
+                if session.is_silent(now_us()) {
+                    let len = waiting(&mut stream, &mut buffer).await;
+                    if len == 0 {
+                        return "it fell silent, or does not hear what is sent to it".to_owned();
                     }
+                    session.handle_bytes(now_us(), &buffer[..len], |frame| frames.push(frame));
                 }
             }
-            () = wait => session.handle_timeout(now_us()),
         }
+        let not_sent_before = std::mem::replace(&mut not_sent, session.not_sent());
         port.link.change(|status| {
+            status.sends_dropped += not_sent - not_sent_before;
             status.frames += frames.len() as u64;
             status.malformed = before.malformed + session.malformed();
             status.dropped = before.dropped + session.lost();
+            if let Some(detail) = session.detail() {
+                status.detail = detail;
+            }
         });
         for frame in frames.drain(..) {
             if !port.tell(SourceEvent::Frame(frame)).await {
@@ -257,6 +353,32 @@ async fn run(mut stream: Box<dyn Stream>, url: &LiveUrl, asks: bool, port: &mut 
             }
         }
         report(&mut session, port).await;
+    }
+}
+
+async fn due_at(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What waits in a line already: the agent may have waited for its disk, and the line for the agent.
+async fn waiting(stream: &mut Box<dyn Stream>, buffer: &mut [u8]) -> usize {
+    match timeout(Duration::ZERO, stream.read(buffer)).await {
+        Ok(Ok(len)) => len,
+        Ok(Err(_)) | Err(_) => 0,
+    }
+}
+
+/// Sends what the agent wants sent; what cannot be is counted.
+async fn send(session: &mut Session, now_us: i64, command: Command, port: &Port) {
+    let is_request = matches!(command, Command::Request(..));
+    if !session.send(now_us, port.bus, command) {
+        port.link.change(|status| status.sends_dropped += 1);
+        if is_request {
+            port.tell(SourceEvent::RequestEnd(port.bus)).await;
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use convoy_agent_core::slcan::Bitrate;
 
 /// What the texts look like, for messages to people.
 const FORMS: &str = "socketcan:can0, slcan:/dev/ttyACM0?bitrate=500000, elm327:/dev/ttyUSB0?baud=38400, \
+                         dongle:/dev/ttyUSB0?bitrate=500000, \
                          nmea:/dev/ttyUSB1?baud=9600, gpsd:127.0.0.1:2947 or file:drive.log";
 
 /// A serial line.
@@ -52,6 +53,15 @@ pub enum LiveUrl {
         /// Digit of the protocol as in `ATSP`; `0` looks for it.
         protocol: char,
     },
+    /// A dongle with Convoy's firmware.
+    Dongle {
+        /// Its line.
+        line: SerialLine,
+        /// Bit rate of the bus, bit/s; `None` leaves the board's.
+        bitrate: Option<u32>,
+        /// Does it listen only even where something is asked? `None`: unless something is asked.
+        listen_only: Option<bool>,
+    },
     /// A GNSS receiver that speaks NMEA 0183.
     Gnss(GnssLine),
 }
@@ -92,7 +102,9 @@ impl LiveUrl {
             |path: &Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         match self {
             Self::SocketCan { interface } => interface.clone(),
-            Self::Slcan { line, .. } | Self::Elm { line, .. } => of_path(&line.path),
+            Self::Slcan { line, .. } | Self::Elm { line, .. } | Self::Dongle { line, .. } => {
+                of_path(&line.path)
+            }
             Self::Gnss(_) => "gnss".to_owned(),
         }
     }
@@ -110,6 +122,7 @@ impl fmt::Display for LiveUrl {
             Self::SocketCan { interface } => write!(f, "socketcan:{interface}"),
             Self::Slcan { line, .. } => write!(f, "slcan:{}", line.path.display()),
             Self::Elm { line, .. } => write!(f, "elm327:{}", line.path.display()),
+            Self::Dongle { line, .. } => write!(f, "dongle:{}", line.path.display()),
             Self::Gnss(GnssLine::Serial(line)) => write!(f, "nmea:{}", line.path.display()),
             Self::Gnss(GnssLine::Gpsd(address)) => write!(f, "gpsd:{address}"),
         }
@@ -192,6 +205,7 @@ impl FromStr for LiveUrl {
                     })?;
                 Ok(Self::Elm { line: keys.serial(device, 38_400)?, protocol: protocol.unwrap_or('0') })
             }
+            "dongle" => dongle(device, query),
             "nmea" => {
                 let keys = Keys::of(query, "nmea", "baud")?;
                 Ok(Self::Gnss(GnssLine::Serial(keys.serial(device, 9_600)?)))
@@ -204,6 +218,15 @@ impl FromStr for LiveUrl {
             _ => Err(UrlFault::Kind),
         }
     }
+}
+
+fn dongle(device: &str, query: &str) -> Result<LiveUrl, UrlFault> {
+    let keys = Keys::of(query, "dongle", "baud, bitrate, listen_only")?;
+    let bitrate = keys.get("bitrate", "a number of bit/s from 10000 to 1000000", |text| {
+        text.parse().ok().filter(|rate| (10_000..=1_000_000).contains(rate))
+    })?;
+    let listen_only = keys.get("listen_only", "true or false", |text| text.parse().ok())?;
+    Ok(LiveUrl::Dongle { line: keys.serial(device, 1_000_000)?, bitrate, listen_only })
 }
 
 #[cfg(test)]
@@ -219,6 +242,10 @@ mod tests {
         assert_eq!((slcan.bus(), slcan.to_string()), ("ttyACM0".to_owned(), "slcan:/dev/ttyACM0".to_owned()));
         let line = SerialLine { path: "/dev/rfcomm0".into(), baud: 38_400 };
         assert_eq!(read("elm327:/dev/rfcomm0?protocol=6"), LiveUrl::Elm { line, protocol: '6' });
+        let line = SerialLine { path: "/dev/ttyUSB0".into(), baud: 1_000_000 };
+        let dongle = LiveUrl::Dongle { line, bitrate: Some(250_000), listen_only: None };
+        assert_eq!(read("dongle:/dev/ttyUSB0?bitrate=250000"), dongle);
+        assert_eq!((dongle.bus().as_str(), dongle.to_string().as_str()), ("ttyUSB0", "dongle:/dev/ttyUSB0"));
         assert_eq!(read("gpsd:localhost").to_string(), "gpsd:localhost:2947");
         assert_eq!(
             (read("socketcan:can0").bus(), read("nmea:/dev/ttyS0?baud=4800").bus()),

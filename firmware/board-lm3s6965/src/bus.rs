@@ -10,7 +10,7 @@
 //! | 0 to 64 | data; a remote frame has none |
 //! | 4 | CRC-32C of all before |
 
-use convoy_protocol::frame::FRAME_DATA_BYTES_MAX;
+use convoy_protocol::frame::{CanId, FRAME_DATA_BYTES_MAX};
 use crc::{CRC_32_ISCSI, Crc, Table};
 use embedded_can::{ExtendedId, Frame, Id, StandardId};
 
@@ -21,7 +21,7 @@ const END: u32 = 1 << 29;
 const HEAD_BYTES: usize = 9;
 const CRC_BYTES: usize = 4;
 /// COBS adds one byte in 254.
-const RECORD_BYTES_MAX: usize = HEAD_BYTES + FRAME_DATA_BYTES_MAX + CRC_BYTES + 1;
+pub(crate) const RECORD_BYTES_MAX: usize = HEAD_BYTES + FRAME_DATA_BYTES_MAX + CRC_BYTES + 1;
 
 static CRC32C: Crc<u32, Table<1>> = Crc::<u32, Table<1>>::new(&CRC_32_ISCSI);
 
@@ -46,13 +46,23 @@ pub(crate) struct BusSide {
     buffer: heapless::Vec<u8, RECORD_BYTES_MAX>,
     is_overlong: bool,
     next_sequence: Option<u32>,
+    /// Lost, and not yet told.
+    lost: u32,
+    sent: u32,
     counters: Counters,
 }
 
 impl BusSide {
     pub(crate) const fn new() -> Self {
         let counters = Counters { frames_lost: 0, records_rejected: 0 };
-        Self { buffer: heapless::Vec::new(), is_overlong: false, next_sequence: None, counters }
+        Self {
+            buffer: heapless::Vec::new(),
+            is_overlong: false,
+            next_sequence: None,
+            lost: 0,
+            sent: 0,
+            counters,
+        }
     }
 
     pub(crate) fn counters(&self) -> Counters {
@@ -76,8 +86,38 @@ impl BusSide {
         };
         let missing = self.next_sequence.map_or(0, |expected| sequence.wrapping_sub(expected));
         self.counters.frames_lost = self.counters.frames_lost.wrapping_add(missing);
+        self.lost = self.lost.wrapping_add(missing);
         self.next_sequence = Some(sequence.wrapping_add(1));
         Some(event)
+    }
+
+    /// Records that were lost since the last question.
+    pub(crate) fn take_lost(&mut self) -> u32 {
+        core::mem::take(&mut self.lost)
+    }
+
+    /// A frame as it goes out, numbered like those that come in.
+    pub(crate) fn record<'o>(
+        &mut self,
+        id: CanId,
+        data: &[u8],
+        out: &'o mut [u8; RECORD_BYTES_MAX + 1],
+    ) -> Option<&'o [u8]> {
+        let bits = match id {
+            CanId::Standard(id) => u32::from(id),
+            CanId::Extended(id) => id | EXTENDED,
+        };
+        let mut plain: heapless::Vec<u8, RECORD_BYTES_MAX> = heapless::Vec::new();
+        plain.extend_from_slice(&self.sent.to_le_bytes()).ok()?;
+        plain.extend_from_slice(&bits.to_le_bytes()).ok()?;
+        plain.push(u8::try_from(data.len()).ok()?).ok()?;
+        plain.extend_from_slice(data).ok()?;
+        let crc = CRC32C.checksum(&plain);
+        plain.extend_from_slice(&crc.to_le_bytes()).ok()?;
+        // What is behind the stuffed bytes is zero, as it was: the end of the record.
+        let stuffed = cobs::try_encode(&plain, &mut out[..]).ok()?;
+        self.sent = self.sent.wrapping_add(1);
+        out.get(..=stuffed)
     }
 }
 

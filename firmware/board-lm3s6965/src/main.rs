@@ -18,8 +18,9 @@ mod emulator;
 mod registers;
 mod uart;
 
-use convoy_dongle::Dongle;
+use convoy_dongle::{Action, Board, Dongle};
 use convoy_protocol::frame::BusIndex;
+use convoy_protocol::link::{BATCH_AGE_US, BusState, Outcome, ResetCause};
 use cortex_m::singleton;
 use cortex_m_rt::entry;
 use heapless::spsc::Queue;
@@ -30,6 +31,8 @@ use uart::{Line, Port};
 
 /// The only bus of this board.
 const BUS: BusIndex = BusIndex(0);
+/// What the agent is told.
+const BOARD: Board = Board { name: "lm3s6965", firmware: (0, 1, 0), buses: 1, reset: ResetCause::Unknown };
 
 /// Received bytes that may wait for the main loop: 80 classic frames on the bus side, a handful of messages on the link.
 const BUS_BYTES_MAX: usize = 2_048;
@@ -44,6 +47,8 @@ enum Turn {
     Worked,
     /// Nothing to do before this time, but for what comes in.
     IdleUntil(u64),
+    /// Nothing to do at all, but for what comes in.
+    Idle,
     /// The bus side said that nothing more comes.
     Ended,
 }
@@ -59,25 +64,47 @@ fn main() -> ! {
     // Ends whatever the agent heard while this board started, and says that from now on it listens.
     link.transmit(&[0]);
     let mut bus = BusSide::new();
-    let mut dongle: Dongle = Dongle::new(clock.now_us());
+    let Some(dongle) = singleton!(: Dongle = Dongle::new(BOARD, 0)) else { panic!("started twice") };
     loop {
-        match turn(&mut dongle, &mut clock, &mut link, &mut bus_line, &mut bus) {
+        match turn(dongle, &mut clock, &mut link, &mut bus_line, &mut bus) {
             Turn::Worked => {}
             // The timer would wake the core too late for this one.
             Turn::IdleUntil(timeout_us) if timeout_us < clock.end_of_period_us() => {}
             // Interrupts wait from here on, so that a byte between the question and the sleep still wakes the core.
-            Turn::IdleUntil(_) => cortex_m::interrupt::free(|_| {
+            Turn::IdleUntil(_) | Turn::Idle => cortex_m::interrupt::free(|_| {
                 if link.is_quiet() && bus_line.is_quiet() {
                     cortex_m::asm::wfi();
                 }
             }),
             Turn::Ended => {
-                // Another turn finds nothing but what is still to be sent.
-                while turn(&mut dongle, &mut clock, &mut link, &mut bus_line, &mut bus) == Turn::Worked {}
+                // What waits for others to share its packet is still to be sent.
+                let last_us = clock.now_us().saturating_add(BATCH_AGE_US);
+                while turn(dongle, &mut clock, &mut link, &mut bus_line, &mut bus) == Turn::Worked
+                    || clock.now_us() <= last_us
+                {}
                 emulator::end(&bus.counters(), uart::BUS.overruns(), uart::LINK.overruns());
             }
         }
     }
+}
+
+/// What the agent asked for; the frames that it sends go onto the bus side as records.
+fn act(action: &Action, dongle: &mut Dongle, bus_line: &mut Line, bus: &mut BusSide) -> Outcome {
+    match action {
+        Action::Mode { .. } => dongle.handle_bus_state(BUS, BusState::ErrorActive, 0, 0),
+        // The dongle chooses.
+        Action::Filters { .. } => {}
+        Action::Send { id, data, len, .. } => {
+            let data = data.get(..usize::from(*len)).unwrap_or_default();
+            let mut record = [0; bus::RECORD_BYTES_MAX + 1];
+            let Some(record) = bus.record(*id, data, &mut record) else { return Outcome::Unsupported };
+            for part in record.chunks(uart::TRANSMIT_BYTES) {
+                while !bus_line.has_room() {}
+                bus_line.transmit(part);
+            }
+        }
+    }
+    Outcome::Done
 }
 
 /// The only place that knows the dongle: brings it what came in, and takes what goes out.
@@ -94,6 +121,7 @@ fn turn(
         has_worked = true;
         match bus.handle_byte(byte) {
             Some(Event::Frame(frame)) => {
+                dongle.handle_overruns(BUS, bus.take_lost());
                 dongle.handle_can_frame(clock.now_us(), BUS, &frame);
                 // Before the next frame, so that the queue is only as full as the line is slow.
                 break;
@@ -107,14 +135,22 @@ fn turn(
         has_worked = true;
         dongle.handle_byte(clock.now_us(), byte);
     }
-    if clock.has_reached(dongle.poll_timeout()) {
+    if let Some(action) = dongle.poll_action() {
+        let outcome = act(&action, dongle, bus_line, bus);
+        dongle.handle_outcome(clock.now_us(), outcome);
+    }
+    if dongle.poll_timeout().is_some_and(|timeout_us| clock.has_reached(timeout_us)) {
         dongle.handle_timeout(clock.now_us());
     }
     while link.has_room() {
         let mut bytes = [0; uart::TRANSMIT_BYTES];
         let len = dongle.poll_transmit(&mut bytes);
         if len == 0 {
-            return if has_worked { Turn::Worked } else { Turn::IdleUntil(dongle.poll_timeout()) };
+            return match dongle.poll_timeout() {
+                _ if has_worked => Turn::Worked,
+                Some(timeout_us) => Turn::IdleUntil(timeout_us),
+                None => Turn::Idle,
+            };
         }
         link.transmit(&bytes[..len]);
     }

@@ -1,48 +1,100 @@
-use convoy_protocol::frame::{BusIndex, CanId};
-use convoy_protocol::link::{self, LINK_FRAME_BYTES_MAX, LinkDecoder, LinkStatus, Message};
-use embedded_can::{ExtendedId, Frame, Id, StandardId};
+use convoy_protocol::link::records::records;
+use convoy_protocol::link::{BATCH_AGE_US, Command, Down};
+use embedded_can::{ExtendedId, Frame, StandardId};
 use proptest::prelude::*;
 
 use super::*;
 
-const QUEUE_BYTES_SMALL: usize = LINK_FRAME_BYTES_MAX + CONTROL_BYTES_RESERVED;
-const BUS: BusIndex = BusIndex(1);
+const BUS: BusIndex = BusIndex(0);
 const ID: CanId = CanId::Extended(0x0CF0_0400);
+const BOARD: Board = Board { name: "test", firmware: (1, 2, 3), buses: 1, reset: ResetCause::Power };
+const SESSION: u32 = 0xC0FF_EE00;
+const SMALL: usize = PACKET_BYTES_MAX + CONTROL_BYTES_RESERVED;
 
 /// The agent's end of the link.
 #[derive(Default)]
 struct Host {
     decoder: LinkDecoder,
+    sequence: u16,
+    heads: Vec<Head>,
     frames: Vec<(u64, CanId, Vec<u8>)>,
-    statuses: Vec<LinkStatus>,
+    /// First and lost of each batch.
+    batches: Vec<(u32, u32)>,
+    healths: Vec<Health>,
+    hellos: u32,
+    acks: Vec<(u16, Outcome)>,
     pongs: Vec<(u32, u64)>,
 }
 
 impl Host {
-    /// Takes at most `bytes_max` bytes; returns how many there were.
-    fn drain<const N: usize>(&mut self, dongle: &mut Dongle<N>, bytes_max: usize) -> usize {
-        let mut bytes = vec![0; bytes_max];
-        let len = dongle.poll_transmit(&mut bytes);
-        for byte in &bytes[..len] {
-            match self.decoder.push(*byte) {
-                Some(Message::Frame { uptime_us, bus, id, data }) => {
-                    assert_eq!(bus, BUS);
-                    self.frames.push((uptime_us, id, data.to_vec()));
-                }
-                Some(Message::Status(status)) => self.statuses.push(status),
-                Some(Message::Pong { nonce, uptime_us }) => self.pongs.push((nonce, uptime_us)),
-                Some(Message::Ping { .. }) => panic!("a dongle never asks"),
-                None => {}
+    fn drain<const N: usize>(&mut self, dongle: &mut Dongle<N>) {
+        let mut bytes = [0; 64];
+        loop {
+            let len = dongle.poll_transmit(&mut bytes);
+            if len == 0 {
+                return;
             }
+            bytes[..len].iter().for_each(|byte| self.take(*byte));
         }
-        len
+    }
+
+    fn take(&mut self, byte: u8) {
+        let Some(packet) = self.decoder.push(byte) else { return };
+        self.heads.push(packet.head);
+        match packet.message().expect("a message of the dongle") {
+            Up::Frames(batch) => {
+                self.batches.push((batch.first, batch.lost));
+                for record in records(batch.time_us, batch.records) {
+                    let record = record.unwrap();
+                    assert_eq!(record.bus, BUS);
+                    self.frames.push((record.time_us, record.id, record.data.to_vec()));
+                }
+            }
+            Up::Health(health) => self.healths.push(health),
+            Up::Hello(info) => {
+                assert_eq!((info.board, info.firmware, info.reset), ("test", (1, 2, 3), ResetCause::Power));
+                self.hellos += 1;
+            }
+            Up::Ack { number, outcome } => self.acks.push((number, outcome)),
+            Up::Pong { nonce, uptime_us } => self.pongs.push((nonce, uptime_us)),
+        }
+    }
+
+    fn send_in<const N: usize>(
+        &mut self,
+        session: u32,
+        dongle: &mut Dongle<N>,
+        now_us: u64,
+        message: &Down<'_>,
+    ) {
+        let head = Head { session, sequence: self.sequence };
+        self.sequence += 1;
+        for byte in link::encode(head, message, &mut [0; PACKET_BYTES_MAX]).unwrap() {
+            dongle.handle_byte(now_us, *byte);
+        }
+    }
+
+    fn send<const N: usize>(&mut self, dongle: &mut Dongle<N>, now_us: u64, message: &Down<'_>) {
+        self.send_in(SESSION, dongle, now_us, message);
+    }
+
+    fn command<const N: usize>(
+        &mut self,
+        dongle: &mut Dongle<N>,
+        now_us: u64,
+        number: u16,
+        command: Command<'_>,
+    ) {
+        self.send(dongle, now_us, &Down::Command { number, command });
     }
 }
 
-fn send<const N: usize>(dongle: &mut Dongle<N>, now_us: u64, message: &Message<'_>) {
-    for byte in link::encode(message, &mut [0; LINK_FRAME_BYTES_MAX]).unwrap() {
-        dongle.handle_byte(now_us, *byte);
-    }
+fn greeted<const N: usize>() -> (Dongle<N>, Host) {
+    let (mut dongle, mut host) = (Dongle::new(BOARD, 0), Host::default());
+    host.send(&mut dongle, 0, &Down::Hello { session: SESSION });
+    host.drain(&mut dongle);
+    host = Host { sequence: host.sequence, decoder: host.decoder, ..Host::default() };
+    (dongle, host)
 }
 
 /// A frame as a CAN driver hands it out.
@@ -76,159 +128,288 @@ impl Frame for DriverFrame {
 }
 
 #[test]
-fn frame_reaches_the_agent_with_its_time_and_data() {
-    let (mut dongle, mut host) = (Dongle::<QUEUE_BYTES_DEFAULT>::new(0), Host::default());
-    dongle.handle_frame(17, BUS, ID, &[]);
-    dongle.handle_frame(u64::MAX, BUS, CanId::Standard(0x7E8), &[0; 64]);
-    // Byte by byte: a UART takes what it has room for.
-    while host.drain(&mut dongle, 1) > 0 {}
-    assert_eq!(host.frames, [(17, ID, vec![]), (u64::MAX, CanId::Standard(0x7E8), vec![0; 64])]);
-    assert_eq!(dongle.counters(), Counters { frames_received: 2, ..Counters::default() });
+fn frames_share_a_packet_and_keep_their_times_and_data() {
+    let (mut dongle, mut host) = greeted::<QUEUE_BYTES_DEFAULT>();
+    let standard = DriverFrame::new(StandardId::new(0x7E8).unwrap(), &[1, 2]).unwrap();
+    dongle.handle_can_frame(100, BUS, &standard);
+    dongle.handle_can_frame(350, BUS, &DriverFrame::new(ExtendedId::new(0x0CF0_0400).unwrap(), &[]).unwrap());
+    dongle.handle_can_frame(400, BUS, &DriverFrame::new_remote(StandardId::new(1).unwrap(), 0).unwrap());
+    assert_eq!(dongle.poll_timeout(), Some(100 + BATCH_AGE_US));
+    dongle.handle_timeout(100 + BATCH_AGE_US - 1);
+    host.drain(&mut dongle);
+    assert!(host.heads.is_empty());
+    dongle.handle_timeout(100 + BATCH_AGE_US);
+    host.drain(&mut dongle);
+    assert_eq!(host.frames, [(100, CanId::Standard(0x7E8), vec![1, 2]), (350, ID, vec![])]);
+    assert_eq!((host.batches.as_slice(), host.heads.len()), (&[(0, 0)][..], 1));
+    let health = dongle.health(0);
+    assert_eq!((health.frames, health.buses[0].received, health.buses[0].remote), (2, 2, 1));
 }
 
 #[test]
-fn frame_of_65_bytes_is_refused_and_counted() {
-    let (mut dongle, mut host) = (Dongle::<QUEUE_BYTES_DEFAULT>::new(0), Host::default());
-    dongle.handle_frame(1, BUS, ID, &[0; 65]);
-    assert_eq!(host.drain(&mut dongle, 1_000), 0);
-    assert_eq!(dongle.counters(), Counters { frames_received: 1, frames_refused: 1, ..Counters::default() });
+fn a_full_packet_goes_at_once() {
+    let (mut dongle, mut host) = greeted::<QUEUE_BYTES_DEFAULT>();
+    for at in 0..15 {
+        dongle.handle_frame(at * 230, BUS, ID, &[at as u8; 8]);
+    }
+    host.drain(&mut dongle);
+    // 14 and 13 or 15 bytes each, 217 in all.
+    assert_eq!((host.frames.len(), host.batches.as_slice()), (14, &[(0, 0)][..]));
 }
 
 #[test]
-fn frames_of_a_driver_keep_their_kind_of_id_and_remote_frames_are_only_counted() {
-    let (mut dongle, mut host) = (Dongle::<QUEUE_BYTES_DEFAULT>::new(0), Host::default());
-    let standard = StandardId::new(0x123).unwrap();
-    let extended = ExtendedId::new(0x123).unwrap();
-    dongle.handle_can_frame(1, BUS, &DriverFrame::new(standard, &[1]).unwrap());
-    dongle.handle_can_frame(2, BUS, &DriverFrame::new(extended, &[2, 3]).unwrap());
-    dongle.handle_can_frame(3, BUS, &DriverFrame::new_remote(standard, 8).unwrap());
-    host.drain(&mut dongle, 1_000);
-    assert_eq!(host.frames, [(1, CanId::Standard(0x123), vec![1]), (2, CanId::Extended(0x123), vec![2, 3])]);
-    assert_eq!(dongle.counters(), Counters { frames_received: 2, frames_remote: 1, ..Counters::default() });
-}
-
-#[test]
-fn a_million_frames_through_a_small_queue_lose_exactly_the_counted_ones() {
-    const FRAMES: u32 = 1_000_000;
-    let (mut dongle, mut host) = (Dongle::<QUEUE_BYTES_SMALL>::new(0), Host::default());
-    let (mut seen, mut last) = (0u32, None);
-    for number in 0..FRAMES {
-        // 20 to 25 bytes a frame come in, up to 24 go out, in an uneven rhythm.
-        let now_us = u64::from(number) * 250;
-        dongle.handle_frame(now_us, BUS, ID, &number.to_le_bytes());
+fn a_dongle_greets_until_it_is_greeted_and_says_its_session() {
+    let (mut dongle, mut host) = (Dongle::<QUEUE_BYTES_DEFAULT>::new(BOARD, 0), Host::default());
+    for now_us in [0, HELLO_PERIOD_US - 1, HELLO_PERIOD_US] {
         dongle.handle_timeout(now_us);
-        host.drain(&mut dongle, (number % 25) as usize);
-        for (time_us, _, data) in host.frames.drain(..) {
-            let got = u32::from_le_bytes(data.try_into().unwrap());
-            assert_eq!(time_us, u64::from(got) * 250);
-            assert!(last < Some(got), "frame {got} after {last:?}");
-            (seen, last) = (seen + 1, Some(got));
+    }
+    host.drain(&mut dongle);
+    assert_eq!((host.hellos, host.heads.iter().all(|head| head.session == 0)), (2, true));
+    host.send(&mut dongle, HELLO_PERIOD_US, &Down::Hello { session: SESSION });
+    dongle.handle_timeout(HELLO_PERIOD_US * 2 - 1);
+    host.drain(&mut dongle);
+    assert_eq!((host.hellos, host.heads.last().unwrap().session), (3, SESSION));
+    host.send(&mut dongle, 600_000, &Down::Ping { nonce: 9 });
+    host.send_in(SESSION, &mut dongle, 600_000, &Down::Hello { session: 0 });
+    host.drain(&mut dongle);
+    assert_eq!((host.pongs.as_slice(), dongle.health(0).damaged), (&[(9, 600_000)][..], 1));
+    let sequences: Vec<u16> = host.heads.iter().map(|head| head.sequence).collect();
+    assert_eq!(sequences, [0, 1, 2, 3]);
+}
+
+#[test]
+fn frames_without_room_are_counted_and_the_rest_keeps_its_numbers() {
+    let (mut dongle, mut host) = greeted::<SMALL>();
+    for at in 0..100 {
+        dongle.handle_frame(at, BUS, ID, &[at as u8; 8]);
+    }
+    // One packet has room; the open batch waits, and has none when an answer has to go behind it.
+    let health = dongle.health(0);
+    assert_eq!((health.frames, health.frames + health.lost), (15, 90));
+    host.send(&mut dongle, 200, &Down::Ping { nonce: 1 });
+    host.drain(&mut dongle);
+    dongle.handle_frame(300, BUS, ID, &[]);
+    dongle.handle_timeout(100_000);
+    host.drain(&mut dongle);
+    assert_eq!(host.pongs.len(), 1, "what is reserved is for answers");
+    assert_eq!((host.frames.len(), host.batches.as_slice()), (16, &[(0, 0), (15, 85)][..]));
+    // A frame that no record can say, one of no bus, and those that a controller lost.
+    dongle.handle_frame(0, BUS, ID, &[0; 9]);
+    dongle.handle_frame(0, BusIndex(1), ID, &[]);
+    dongle.handle_overruns(BUS, 5);
+    let health = dongle.health(0);
+    assert_eq!((health.lost, health.buses[0].overruns, health.frames), (92, 5, 16));
+}
+
+fn mode(listen_only: bool, sends_per_s_max: u16) -> Command<'static> {
+    Command::Mode { bus: BUS, bitrate: 500_000, listen_only, sends_per_s_max }
+}
+
+const SEND: Command<'static> = Command::Send { bus: BUS, id: CanId::Standard(0x7DF), data: &[2, 1, 0] };
+
+#[test]
+fn nothing_is_sent_until_the_bus_is_opened_for_it_and_never_too_much() {
+    let (mut dongle, mut host) = greeted::<QUEUE_BYTES_DEFAULT>();
+    host.command(&mut dongle, 0, 1, SEND);
+    assert_eq!(dongle.poll_action(), None);
+    host.command(&mut dongle, 0, 2, mode(false, 10));
+    let Some(Action::Mode { bitrate: 500_000, listen_only: false, .. }) = dongle.poll_action() else {
+        panic!("the driver opens the bus");
+    };
+    assert!(dongle.health(0).buses[0].listen_only, "not yet");
+    dongle.handle_outcome(0, Outcome::Done);
+    let mut number = 2;
+    let mut sends = |dongle: &mut Dongle, host: &mut Host, from_us: u64| {
+        let mut sent = 0;
+        for at in 0..1_000 {
+            number += 1;
+            let now_us = from_us + at * 1_000;
+            host.command(dongle, now_us, number, SEND);
+            if let Some(Action::Send { len, data, .. }) = dongle.poll_action() {
+                assert_eq!(data[..usize::from(len)], [2, 1, 0]);
+                dongle.handle_outcome(now_us, Outcome::Done);
+                sent += 1;
+            }
+            host.drain(dongle);
+        }
+        sent
+    };
+    assert_eq!(sends(&mut dongle, &mut host, 0), 10);
+    host.command(&mut dongle, 0, 60_001, mode(false, u16::MAX));
+    dongle.handle_outcome(0, Outcome::Done);
+    assert_eq!(sends(&mut dongle, &mut host, 10_000_000), u32::from(SENDS_PER_S_MAX) + 3);
+    assert_eq!(host.acks[..2], [(1, Outcome::ListenOnly), (2, Outcome::Done)]);
+    let health = dongle.health(0);
+    assert_eq!((health.buses[0].sent, health.buses[0].not_sent), (213, 1 + 2_000 - 213));
+}
+
+#[test]
+fn a_repeated_command_is_acknowledged_again_and_carried_out_once() {
+    let (mut dongle, mut host) = greeted::<QUEUE_BYTES_DEFAULT>();
+    host.command(&mut dongle, 0, 1, mode(false, 10));
+    host.command(&mut dongle, 0, 1, mode(false, 10));
+    host.drain(&mut dongle);
+    assert_eq!(host.acks, [], "it is under way");
+    host.command(&mut dongle, 0, 2, SEND);
+    dongle.handle_outcome(0, Outcome::Unsupported);
+    assert_eq!(dongle.poll_action(), None);
+    host.command(&mut dongle, 0, 1, mode(false, 10));
+    assert_eq!(dongle.poll_action(), None);
+    host.drain(&mut dongle);
+    let expected = [(2, Outcome::Busy), (1, Outcome::Unsupported), (1, Outcome::Unsupported)];
+    assert_eq!(host.acks, expected);
+    assert!(dongle.health(0).buses[0].listen_only);
+    // What the driver does when another session begins is nobody's any more, and opens no bus for sending.
+    host.command(&mut dongle, 0, 3, mode(false, 10));
+    host.send(&mut dongle, 0, &Down::Hello { session: 4 });
+    host.send_in(4, &mut dongle, 0, &Down::Command { number: 1, command: mode(true, 0) });
+    dongle.handle_outcome(0, Outcome::Done);
+    host.drain(&mut dongle);
+    assert_eq!((host.acks.last(), dongle.poll_action()), (Some(&(1, Outcome::Busy)), None));
+    host.send_in(4, &mut dongle, 0, &Down::Command { number: 2, command: mode(true, 0) });
+    dongle.handle_outcome(0, Outcome::Done);
+    assert!(dongle.health(0).buses[0].listen_only);
+    host.send(&mut dongle, 0, &Down::Hello { session: SESSION });
+    // Another session's numbers are others; a command of no session is nobody's.
+    host.send_in(5, &mut dongle, 0, &Down::Command { number: 1, command: mode(false, 10) });
+    assert_eq!((dongle.poll_action(), dongle.health(0).damaged), (None, 1));
+    host.send(&mut dongle, 0, &Down::Hello { session: 5 });
+    host.send_in(5, &mut dongle, 0, &Down::Command { number: 1, command: mode(false, 10) });
+    assert!(dongle.poll_action().is_some());
+    host.send_in(
+        5,
+        &mut dongle,
+        0,
+        &Down::Command { number: 2, command: Command::Send { bus: BusIndex(9), id: ID, data: &[] } },
+    );
+    dongle.handle_outcome(0, Outcome::Done);
+    host.send_in(
+        5,
+        &mut dongle,
+        0,
+        &Down::Command { number: 3, command: Command::Send { bus: BusIndex(9), id: ID, data: &[] } },
+    );
+    host.send_in(
+        5,
+        &mut dongle,
+        0,
+        &Down::Command { number: 4, command: Command::Send { bus: BUS, id: ID, data: &[0; 9] } },
+    );
+    host.drain(&mut dongle);
+    assert_eq!(host.acks[host.acks.len() - 2..], [(3, Outcome::NoSuchBus), (4, Outcome::Unsupported)]);
+}
+
+/// Number of a part of a list, whether it is the last one, and its ids and masks.
+type Part<'f> = (u8, bool, &'f [(u32, u32)]);
+
+fn filters(dongle: &mut Dongle, host: &mut Host, number: u16, parts: &[Part<'_>]) -> Vec<Outcome> {
+    let before = host.acks.len();
+    for (at, (part, is_last, filters)) in (0..).zip(parts) {
+        let bytes: Vec<u8> =
+            filters.iter().flat_map(|(id, mask)| [id.to_le_bytes(), mask.to_le_bytes()].concat()).collect();
+        let command = Command::Filters { bus: BUS, part: *part, is_last: *is_last, filters: &bytes };
+        host.command(dongle, 0, number + at, command);
+        if dongle.poll_action() == Some(Action::Filters { bus: BUS }) {
+            dongle.handle_outcome(0, Outcome::Done);
         }
     }
-    while host.drain(&mut dongle, 64) > 0 {}
-    seen += u32::try_from(host.frames.len()).unwrap();
-    let counters = dongle.counters();
-    assert_eq!(counters.frames_received, FRAMES);
-    assert_eq!(seen + counters.frames_dropped, FRAMES);
-    assert!(counters.frames_dropped > 100_000 && seen > 100_000, "{counters:?}");
-    assert_eq!(host.decoder.rejected(), 0);
-    // 250 s: status k is due at k seconds and finds its reserved room.
-    assert_eq!((host.statuses.len(), counters.statuses_dropped), (249, 0));
+    host.drain(dongle);
+    host.acks[before..].iter().map(|(_, outcome)| *outcome).collect()
 }
 
 #[test]
-fn full_queue_drops_the_newest_frame_and_still_takes_answer_and_status() {
-    let (mut dongle, mut host) = (Dongle::<QUEUE_BYTES_SMALL>::new(0), Host::default());
-    for now_us in 0..100 {
-        dongle.handle_frame(now_us, BUS, ID, &[0xFF; 8]);
-    }
-    let dropped = dongle.counters().frames_dropped;
-    send(&mut dongle, 2_000_000, &Message::Ping { nonce: u32::MAX });
-    dongle.handle_timeout(2_000_000);
-    host.drain(&mut dongle, 1_000);
-    let times: Vec<u64> = host.frames.iter().map(|frame| frame.0).collect();
-    assert_eq!(times, (0..u64::from(100 - dropped)).collect::<Vec<_>>());
-    assert_eq!(host.pongs, [(u32::MAX, 2_000_000)]);
-    let status = LinkStatus {
-        uptime_us: 2_000_000,
-        frames_received: 100,
-        frames_dropped: dropped,
-        messages_rejected: 0,
+fn only_wanted_frames_travel_and_a_list_counts_when_it_is_whole() {
+    let (mut dongle, mut host) = greeted::<QUEUE_BYTES_DEFAULT>();
+    let heard = |dongle: &mut Dongle, host: &mut Host| {
+        let before = host.frames.len();
+        for id in [CanId::Standard(0x7E8), CanId::Standard(0x123), CanId::Extended(0x7E8), ID] {
+            dongle.handle_frame(0, BUS, id, &[]);
+        }
+        dongle.handle_timeout(BATCH_AGE_US);
+        host.drain(dongle);
+        host.frames[before..].iter().map(|(_, id, _)| *id).collect::<Vec<_>>()
     };
-    assert_eq!(host.statuses, [status]);
+    let answers = (0x7E8, 0x7F8);
+    let engine = (0x8000_0000 | 0x00F0_0400, 0x03FF_FF00);
+    use Outcome::{Done, Unsupported};
+    assert_eq!(filters(&mut dongle, &mut host, 1, &[(0, false, &[answers])]), [Done]);
+    assert_eq!(heard(&mut dongle, &mut host).len(), 4, "the list is not whole");
+    assert_eq!(filters(&mut dongle, &mut host, 2, &[(1, true, &[engine])]), [Done]);
+    assert_eq!(dongle.filters(BUS).len(), 2);
+    assert_eq!(heard(&mut dongle, &mut host), [CanId::Standard(0x7E8), ID]);
+    assert_eq!(dongle.health(0).buses[0].unwanted, 2);
+    // A part is missing, or there are too many: what was before stays.
+    let many = [answers; 25];
+    let parts: [Part<'_>; 5] = [
+        (1, true, &[answers]),
+        (0, false, &many),
+        (1, false, &many),
+        (2, true, &many),
+        (3, true, &[answers]),
+    ];
+    let outcomes = filters(&mut dongle, &mut host, 3, &parts);
+    assert_eq!(outcomes, [Unsupported, Done, Done, Unsupported, Unsupported]);
+    assert_eq!(heard(&mut dongle, &mut host), [CanId::Standard(0x7E8), ID]);
+    assert_eq!(filters(&mut dongle, &mut host, 9, &[(0, true, &[])]), [Done]);
+    assert_eq!(heard(&mut dongle, &mut host).len(), 4);
 }
 
 #[test]
-fn longest_answer_and_longest_status_fit_the_reserved_room() {
-    let status = LinkStatus {
-        uptime_us: u64::MAX,
-        frames_received: u32::MAX,
-        frames_dropped: u32::MAX,
-        messages_rejected: u32::MAX,
-    };
-    let longest = [Message::Status(status), Message::Pong { nonce: u32::MAX, uptime_us: u64::MAX }];
-    let bytes = longest.map(|message| link::encode(&message, &mut [0; LINK_FRAME_BYTES_MAX]).unwrap().len());
-    assert!(bytes.iter().sum::<usize>() <= CONTROL_BYTES_RESERVED, "{bytes:?}");
-}
-
-#[test]
-fn answers_that_nobody_fetches_are_dropped_and_counted() {
-    let (mut dongle, mut host) = (Dongle::<QUEUE_BYTES_SMALL>::new(0), Host::default());
-    for nonce in 0..100 {
-        send(&mut dongle, 5, &Message::Ping { nonce });
+fn silence_puts_it_to_sleep_after_everything_was_said_and_a_frame_wakes_it() {
+    let (mut dongle, mut host) = greeted::<QUEUE_BYTES_DEFAULT>();
+    dongle.handle_supply(12_400);
+    dongle.handle_bus_state(BUS, BusState::ErrorPassive, 130, 2);
+    let mut now_us = 0;
+    while !dongle.may_sleep() {
+        now_us = dongle.poll_timeout().expect("it is awake");
+        dongle.handle_timeout(now_us);
+        host.drain(&mut dongle);
     }
-    dongle.handle_timeout(STATUS_PERIOD_US);
-    host.drain(&mut dongle, 1_000);
-    let counters = dongle.counters();
-    assert!(counters.pongs_dropped > 0);
-    assert_eq!(host.pongs.len() as u32 + counters.pongs_dropped, 100);
-    assert_eq!(counters.statuses_dropped as usize + host.statuses.len(), 1);
-}
-
-#[test]
-fn status_is_due_each_second_and_once_after_a_long_sleep() {
-    let (mut dongle, mut host) = (Dongle::<QUEUE_BYTES_DEFAULT>::new(500), Host::default());
-    assert_eq!(dongle.poll_timeout(), 1_000_500);
-    dongle.handle_timeout(1_000_499);
-    assert_eq!(host.drain(&mut dongle, 1_000), 0);
-    dongle.handle_timeout(1_000_500);
-    dongle.handle_timeout(9_000_000);
-    assert_eq!(dongle.poll_timeout(), 10_000_000);
-    host.drain(&mut dongle, 1_000);
-    let times: Vec<u64> = host.statuses.iter().map(|status| status.uptime_us).collect();
-    assert_eq!(times, [1_000_500, 9_000_000]);
-}
-
-#[test]
-fn messages_that_only_a_dongle_sends_are_rejected() {
-    let mut dongle = Dongle::<QUEUE_BYTES_DEFAULT>::new(0);
-    send(&mut dongle, 0, &Message::Pong { nonce: 1, uptime_us: 1 });
-    send(&mut dongle, 0, &Message::Status(LinkStatus::default()));
-    send(&mut dongle, 0, &Message::Frame { uptime_us: 0, bus: BUS, id: ID, data: &[] });
-    [1, 2, 3, 0].iter().for_each(|byte| dongle.handle_byte(0, *byte));
-    assert_eq!(dongle.counters(), Counters { messages_rejected: 4, ..Counters::default() });
-    assert_eq!(dongle.poll_transmit(&mut [0; 10]), 0);
+    assert_eq!((now_us, host.healths.len()), (QUIET_AFTER_US, 30));
+    let last = host.healths.last().unwrap();
+    assert_eq!((last.sleeps, last.supply_mv, last.buses[0].state), (true, 12_400, BusState::ErrorPassive));
+    assert_eq!((last.buses[0].receive_errors, last.buses[0].transmit_errors), (130, 2));
+    assert_eq!(dongle.poll_timeout(), None);
+    now_us += 3_600_000_000;
+    dongle.handle_frame(now_us, BUS, ID, &[]);
+    assert!(!dongle.may_sleep());
+    dongle.handle_timeout(now_us);
+    host.drain(&mut dongle);
+    assert_eq!((host.healths.len(), host.healths.last().unwrap().sleeps, host.frames.len()), (31, false, 1));
 }
 
 proptest! {
     #[test]
-    fn garbage_from_the_agent_breaks_nothing(
-        garbage in proptest::collection::vec(any::<u8>(), 0..2_000),
-        nonce: u32,
-        data in proptest::collection::vec(any::<u8>(), 0..=64),
+    fn frames_are_received_or_counted_whatever_happens(
+        steps in proptest::collection::vec((0u8..4, 0usize..=16, any::<u8>()), 1..400),
     ) {
-        let (mut dongle, mut host) = (Dongle::<QUEUE_BYTES_DEFAULT>::new(0), Host::default());
-        for byte in garbage.iter().chain(&[0]) {
-            dongle.handle_byte(1, *byte);
+        let (mut dongle, mut host) = greeted::<SMALL>();
+        let (mut now_us, mut heard) = (0, 0);
+        for (step, len, byte) in steps {
+            now_us += u64::from(byte);
+            match step {
+                0 | 1 => {
+                    dongle.handle_frame(now_us, BUS, ID, &vec![byte; len]);
+                    heard += 1;
+                }
+                2 => dongle.handle_byte(now_us, byte),
+                _ => dongle.handle_timeout(now_us),
+            }
+            if byte % 16 == 0 {
+                host.drain(&mut dongle);
+            }
         }
-        // Garbage is no ping but for a CRC that fits by chance.
-        prop_assert_eq!(dongle.poll_transmit(&mut [0; 16]), 0);
-        let stretches = garbage.split(|byte| *byte == 0).filter(|stretch| !stretch.is_empty()).count();
-        prop_assert_eq!(dongle.counters().messages_rejected as usize, stretches);
-        send(&mut dongle, 2, &Message::Ping { nonce });
-        dongle.handle_frame(3, BUS, ID, &data);
-        host.drain(&mut dongle, 1_000);
-        prop_assert_eq!(host.pongs, [(nonce, 2)]);
-        prop_assert_eq!(host.frames, [(3, ID, data)]);
+        host.drain(&mut dongle);
+        dongle.handle_timeout(now_us + BATCH_AGE_US);
+        host.drain(&mut dongle);
+        let health = dongle.health(now_us);
+        prop_assert_eq!(health.frames as usize, host.frames.len());
+        prop_assert_eq!(health.frames + health.lost, heard);
+        // Each batch says how many came before it.
+        let mut before = 0;
+        for (batch, next) in host.batches.iter().zip(host.batches.iter().skip(1).chain([&(health.frames, 0)])) {
+            prop_assert_eq!(batch.0, before);
+            before = next.0;
+        }
     }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 mod damage;
+mod link_v01;
 mod v01;
 
 /// The bytes of hex texts, one after the other.

@@ -1,4 +1,4 @@
-//! Wire version 1: envelope, sections, downlink and dongle link, byte by byte.
+//! Wire version 1: envelope, sections and downlink, byte by byte.
 //!
 //! If a test in this module fails, do not change the test: vehicles in the field write these bytes and read them.
 //! New content gets a new section kind, or a new version with a module of its own beside this one.
@@ -16,9 +16,7 @@ use convoy_protocol::dtc::{
     Dtc, DtcChange, DtcRecord, DtcStage, DtcState, ExtendedData, FreezeFrameHeader, Lamps,
 };
 use convoy_protocol::envelope::{Envelope, EnvelopeError, EnvelopeWriter, Header, SectionKind, peek_header};
-use convoy_protocol::frame::{BusIndex, CanId};
 use convoy_protocol::id::{BootId, CampaignId, EnvelopeKey, Lane, ManifestId, VehicleId};
-use convoy_protocol::link::{self, LINK_FRAME_BYTES_MAX, LinkDecoder, LinkStatus, Message};
 use convoy_protocol::manifest::{Manifest, SignalDef, SignalIndex};
 use convoy_protocol::report::{CampaignReport, CampaignStatus, Refusal, Report, TriggerRecord};
 use convoy_protocol::time::{ClockQuality, TimeUnit};
@@ -114,7 +112,10 @@ fn assert_section(envelope: &[u8], header: &Header, kind: SectionKind, body: &[u
 }
 
 /// A body in postcard is these bytes and they are this value.
-fn assert_postcard<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(body: &[u8], value: &T) {
+pub(crate) fn assert_postcard<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(
+    body: &[u8],
+    value: &T,
+) {
     assert_eq!(postcard::to_allocvec(value).unwrap(), body);
     assert_eq!(&postcard::from_bytes::<T>(body).unwrap(), value);
 }
@@ -737,37 +738,4 @@ fn downlink_messages() {
     }
     // The first 8 bytes of the BLAKE3 hash of no bytes, from the specification.
     assert_eq!(PayloadDigest::of(b"").0[..], bytes(&["af1349b9f5f9a1a6"]));
-}
-
-/// Message, CRC-32C little endian, stuffed by COBS: each zero is replaced by the distance to the next one, a first
-/// distance goes before, a zero ends it.
-#[test]
-fn link_frames() {
-    let (bus, id) = (BusIndex(2), CanId::Standard(0x7E8));
-    let standard = Message::Frame { uptime_us: 1_000_000, bus, id, data: &[0x11, 0x00, 0x33] };
-    let (bus, id) = (BusIndex(255), CanId::Extended(0x18FE_CA00));
-    let extended = Message::Frame { uptime_us: u64::MAX, bus, id, data: &[] };
-    let status =
-        LinkStatus { uptime_us: 128, frames_received: 300, frames_dropped: 2, messages_rejected: u32::MAX };
-    let messages: [(Message<'_>, &[&str]); 5] = [
-        // Frame (0 -> distance 5), uptime, bus 2 (u8), standard (0 -> 5), id, 3 bytes, data (0 -> 6), CRC 0x779abd30.
-        (standard, &["01", "05", "c0843d", "02", "05", "e80f", "03", "110633", "30bd9a77", "00"]),
-        // Frame (0 -> 18), uptime, bus, extended, id, 0 bytes (0 -> 5), CRC 0x058a8685.
-        (extended, &["01", "12", "ffffffffffffffffff01", "ff", "01", "8094fbc701", "05", "85868a05", "00"]),
-        // Status, uptime, received, dropped, rejected, CRC 0x06b2c5a2.
-        (Message::Status(status), &["10", "01", "8001", "ac02", "02", "ffffffff0f", "a2c5b206", "00"]),
-        // Ping, nonce, CRC 0x30353b6d.
-        (Message::Ping { nonce: 0x1234_5678 }, &["0b", "02", "f8acd19101", "6d3b3530", "00"]),
-        // Pong, nonce, uptime, CRC 0x88957180.
-        (Message::Pong { nonce: 7, uptime_us: 9 }, &["08", "03", "07", "09", "80719588", "00"]),
-    ];
-    let mut decoder = LinkDecoder::new();
-    for (message, expected) in messages {
-        let expected = bytes(expected);
-        assert_eq!(link::encode(&message, &mut [0; LINK_FRAME_BYTES_MAX]).unwrap(), expected, "{message:?}");
-        let (end, stuffed) = expected.split_last().unwrap();
-        assert!(stuffed.iter().all(|byte| decoder.push(*byte).is_none()));
-        assert_eq!(decoder.push(*end), Some(message));
-    }
-    assert_eq!(decoder.rejected(), 0);
 }

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use convoy_protocol::frame::CanId;
 use tempfile::TempDir;
 
 /// For anything that the emulated board does; it takes milliseconds where nothing else runs.
@@ -14,6 +15,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Between two looks at whether QEMU has ended: processes have no wait with a limit.
 const POLL: Duration = Duration::from_millis(10);
+
+/// How long one look at the link waits for bytes: the agent's timers are not kept waiting.
+const TICK: Duration = Duration::from_millis(5);
 
 /// What `cargo xtask test firmware` names.
 fn told(name: &str) -> PathBuf {
@@ -26,6 +30,7 @@ fn told(name: &str) -> PathBuf {
 pub(crate) struct Machine {
     pub(crate) bus: Bus,
     pub(crate) link: UnixStream,
+    monitor: UnixStream,
     qemu: Child,
     _sockets: TempDir,
 }
@@ -44,17 +49,7 @@ impl Machine {
     pub(crate) fn lm3s6965() -> Self {
         let sockets = tempfile::tempdir().unwrap();
         let mut command = Command::new(told("CONVOY_QEMU_ARM"));
-        command.args([
-            "-M",
-            "lm3s6965evb",
-            "-nodefaults",
-            "-display",
-            "none",
-            "-monitor",
-            "none",
-            "-nic",
-            "none",
-        ]);
+        command.args(["-M", "lm3s6965evb", "-nodefaults", "-display", "none", "-nic", "none"]);
         command.args(["-semihosting-config", "enable=on,target=native"]);
         command.arg("-kernel").arg(told("CONVOY_FIRMWARE_LM3S6965"));
         // In this order they are UART0 and UART1. QEMU connects, so there is nothing to wait for but its connection.
@@ -64,6 +59,9 @@ impl Machine {
             command.arg("-serial").arg(format!("unix:{}", path.display()));
             accepted
         });
+        let path = sockets.path().join("monitor");
+        let monitor = accept(UnixListener::bind(&path).unwrap());
+        command.arg("-monitor").arg(format!("unix:{}", path.display()));
         let qemu = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
         let qemu = qemu.unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let connected = |socket: Receiver<UnixStream>| {
@@ -72,10 +70,16 @@ impl Machine {
             stream.set_write_timeout(Some(PATIENCE)).unwrap();
             stream
         };
-        let (mut link, bus) = (connected(link), connected(bus));
+        let (mut link, bus, monitor) = (connected(link), connected(bus), connected(monitor));
         // What comes before the board listens is lost, as on a desk. When it does, it sends the end of a message.
         link.read_exact(&mut [0]).expect("the board starts");
-        Self { bus: Bus { stream: bus, sequence: 0 }, link, qemu, _sockets: sockets }
+        link.set_read_timeout(Some(TICK)).unwrap();
+        Self { bus: Bus { stream: bus, sequence: 0 }, link, monitor, qemu, _sockets: sockets }
+    }
+
+    /// Resets the board, as its button does.
+    pub(crate) fn reset(&mut self) {
+        self.monitor.write_all(b"system_reset\n").unwrap();
     }
 
     /// Waits until the board has ended by itself, as it does after [`Bus::end`].
@@ -138,6 +142,29 @@ impl Bus {
         let len = cobs::try_encode(&plain, &mut stuffed).unwrap();
         stuffed.truncate(len + 1);
         stuffed
+    }
+
+    /// As [`Self::send`].
+    pub(crate) fn send_frame(&mut self, id: CanId, data: &[u8]) {
+        let kind = if matches!(id, CanId::Extended(_)) { Self::EXTENDED } else { 0 };
+        self.send(id.bits() | kind, data);
+    }
+
+    /// The next record that the board sent: its number, its identifier and its data.
+    pub(crate) fn receive(&mut self) -> (u32, u32, Vec<u8>) {
+        let mut stuffed = Vec::new();
+        while stuffed.last() != Some(&0) {
+            let mut byte = [0];
+            self.stream.read_exact(&mut byte).expect("the board sends a record");
+            stuffed.extend(byte);
+        }
+        stuffed.pop();
+        let len = cobs::decode_in_place(&mut stuffed).unwrap();
+        let (body, crc) = stuffed[..len].split_last_chunk::<4>().unwrap();
+        assert_eq!(crc32c::crc32c(body), u32::from_le_bytes(*crc));
+        let word = |at: usize| u32::from_le_bytes(body[at..at + 4].try_into().unwrap());
+        assert_eq!(usize::from(body[8]), body.len() - 9);
+        (word(0), word(4), body[9..].to_vec())
     }
 
     pub(crate) fn send_bytes(&mut self, bytes: &[u8]) {

@@ -1,79 +1,21 @@
-//! The dongle's firmware in QEMU: what goes in on the bus side comes out on the link, and what is lost is counted.
+//! The dongle's firmware in QEMU with the agent's own end of the line: what goes in on the bus side comes out, whatever the line
+//! does to it, and what is lost is counted.
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test, and says so")]
 
+mod agent;
 mod machine;
 
-use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixStream;
-use std::time::Instant;
+use std::time::Duration;
 
-use convoy_protocol::frame::{BusIndex, CanId};
-use convoy_protocol::link::{self, LINK_FRAME_BYTES_MAX, LinkDecoder, LinkStatus, Message};
+use convoy_agent_core::dongle::DongleCounters;
+use convoy_protocol::frame::{BusIndex, CanFrame, CanId};
+use convoy_protocol::link::BusState;
 
-use machine::{Bus, End, Machine, PATIENCE};
+use agent::{Agent, Sent, whole};
+use machine::{Bus, End, Machine};
 
 /// What the board says after a run in which nothing went wrong.
 const NOTHING_LOST: &str = "frames_lost=0 records_rejected=0 bus_overruns=0 link_overruns=0";
-
-/// A classic frame on its way: identifier and data.
-type Sent = (CanId, Vec<u8>);
-
-/// The agent's end of the link.
-#[derive(Default)]
-struct Agent {
-    decoder: LinkDecoder,
-    frames: Vec<Sent>,
-    statuses: Vec<LinkStatus>,
-    pongs: Vec<u32>,
-    last_uptime_us: u64,
-}
-
-impl Agent {
-    /// Reads the link until `is_enough`; `false` if the board ended before.
-    fn read(&mut self, link: &mut UnixStream, is_enough: impl Fn(&Self) -> bool) -> bool {
-        let (mut bytes, started) = ([0; 4_096], Instant::now());
-        while !is_enough(self) {
-            let len = link.read(&mut bytes).expect("the board sends something before patience ends");
-            if len == 0 {
-                return false;
-            }
-            // A board that lives always sends something.
-            assert!(started.elapsed() < PATIENCE, "the board does not send what it should");
-            bytes[..len].iter().for_each(|byte| self.handle_byte(*byte));
-        }
-        true
-    }
-
-    fn handle_byte(&mut self, byte: u8) {
-        let Some(message) = self.decoder.push(byte) else { return };
-        let uptime_us = match message {
-            Message::Frame { uptime_us, bus, id, data } => {
-                assert_eq!(bus, BusIndex(0));
-                self.frames.push((id, data.to_vec()));
-                uptime_us
-            }
-            Message::Status(status) => {
-                self.statuses.push(status);
-                status.uptime_us
-            }
-            Message::Pong { nonce, uptime_us } => {
-                self.pongs.push(nonce);
-                uptime_us
-            }
-            Message::Ping { .. } => panic!("a dongle never asks"),
-        };
-        assert!(uptime_us >= self.last_uptime_us, "{uptime_us} after {}", self.last_uptime_us);
-        self.last_uptime_us = uptime_us;
-    }
-
-    /// Reads until the board has ended; what it counted, and how it ended.
-    fn read_to_end(&mut self, mut machine: Machine) -> End {
-        machine.bus.end();
-        assert!(!self.read(&mut machine.link, |_| false));
-        assert_eq!(self.decoder.rejected(), 0);
-        machine.ended()
-    }
-}
 
 fn clean_end() -> End {
     End { code: Some(0), output: NOTHING_LOST.to_owned() }
@@ -84,8 +26,7 @@ fn send_all(bus: &Bus, frames: Vec<Sent>) -> std::thread::JoinHandle<Bus> {
     let mut bus = bus.another_handle();
     std::thread::spawn(move || {
         for (id, data) in frames {
-            let kind = if matches!(id, CanId::Extended(_)) { Bus::EXTENDED } else { 0 };
-            bus.send(id.bits() | kind, &data);
+            bus.send_frame(id, &data);
         }
         bus
     })
@@ -93,16 +34,18 @@ fn send_all(bus: &Bus, frames: Vec<Sent>) -> std::thread::JoinHandle<Bus> {
 
 /// Feeds `frames` and checks that they come out; the rate, frames a second.
 fn carry(frames: Vec<Sent>) -> f64 {
-    let (mut machine, mut agent) = (Machine::lm3s6965(), Agent::default());
-    let started = Instant::now();
+    let (mut machine, mut agent) = (Machine::lm3s6965(), Agent::new(true));
+    agent.run(&mut machine, &mut whole(), |agent| agent.session.is_up());
+    let started = std::time::Instant::now();
     let sender = send_all(&machine.bus, frames.clone());
-    assert!(agent.read(&mut machine.link, |agent| agent.frames.len() == frames.len()), "the board ended");
+    agent.run(&mut machine, &mut whole(), |agent| agent.frames.len() == frames.len());
     let seconds = started.elapsed().as_secs_f64();
     machine.bus = sender.join().unwrap();
     assert_eq!(agent.read_to_end(machine), clean_end());
     let wrong = agent.frames.iter().zip(&frames).position(|(got, sent)| got != sent);
     assert_eq!(wrong, None, "the first frame that differs");
-    assert_eq!(agent.frames.len(), frames.len());
+    let counters = DongleCounters { frames: frames.len() as u64, repeated: 0, ..DongleCounters::default() };
+    assert_eq!(DongleCounters { repeated: 0, ..agent.session.counters() }, counters);
     frames.len() as f64 / seconds
 }
 
@@ -135,7 +78,8 @@ fn a_flood_of_full_classic_frames_loses_none() {
 
 #[test]
 fn what_the_bus_side_lost_or_garbled_is_counted_and_the_rest_comes_out() {
-    let (mut machine, mut agent) = (Machine::lm3s6965(), Agent::default());
+    let (mut machine, mut agent) = (Machine::lm3s6965(), Agent::new(true));
+    agent.run(&mut machine, &mut whole(), |agent| agent.session.is_up());
     machine.bus.send(0x123, &[1]);
     // Sent by nobody: three numbers are missing.
     machine.bus.sequence += 3;
@@ -147,40 +91,124 @@ fn what_the_bus_side_lost_or_garbled_is_counted_and_the_rest_comes_out() {
     machine.bus.send_bytes(&[0, 0, 0]);
     // 2,048 needs 12 bits, and nobody has set the bit for 29.
     machine.bus.send(0x800, &[4]);
+    machine.bus.send(0x123 | Bus::REMOTE, &[]);
     machine.bus.send(0x123, &[5]);
+    let all = |agent: &Agent| agent.session.health().is_some_and(|health| health.buses[0].received == 3);
+    agent.run(&mut machine, &mut whole(), all);
     let end = agent.read_to_end(machine);
     let data: Vec<_> = agent.frames.iter().map(|(_, data)| data[0]).collect();
     assert_eq!(data, [1, 2, 5]);
     // The broken record and the one with the bad identifier are missing from the numbers, too.
     let counted = "frames_lost=5 records_rejected=3 bus_overruns=0 link_overruns=0";
     assert_eq!(end, End { code: Some(0), output: counted.to_owned() });
+    let health = agent.session.health().unwrap();
+    let bus = &health.buses[0];
+    assert_eq!((bus.received, bus.remote, bus.overruns, bus.state), (3, 1, 5, BusState::ErrorActive));
+    assert_eq!((agent.session.counters().lost_in_dongle, agent.session.counters().lost_on_line), (5, 0));
 }
 
 #[test]
-fn a_ping_is_answered_between_frames() {
-    let (mut machine, mut agent) = (Machine::lm3s6965(), Agent::default());
-    for nonce in 0..100 {
-        machine.bus.send(0x7E8, &[nonce]);
-        let ping = Message::Ping { nonce: nonce.into() };
-        machine.link.write_all(link::encode(&ping, &mut [0; LINK_FRAME_BYTES_MAX]).unwrap()).unwrap();
-        assert!(agent.read(&mut machine.link, |agent| agent.pongs.len() == usize::from(nonce) + 1));
+fn the_agent_sends_onto_the_bus_only_where_it_may() {
+    let request = CanFrame::new(0, BusIndex(0), CanId::Standard(0x7DF), &[2, 1, 0x0C, 0, 0xFF]).unwrap();
+    let (mut machine, mut listener) = (Machine::lm3s6965(), Agent::new(true));
+    listener.run(&mut machine, &mut whole(), |agent| agent.session.is_up());
+    assert!(!listener.session.transmit(&request));
+    drop(machine);
+    let (mut machine, mut agent) = (Machine::lm3s6965(), Agent::new(false));
+    agent.run(&mut machine, &mut whole(), |agent| agent.session.is_up());
+    for number in 0..3 {
+        assert!(agent.session.transmit(&request));
+        let sent = |agent: &Agent| agent.session.health().is_some_and(|health| health.buses[0].sent > number);
+        agent.run(&mut machine, &mut whole(), sent);
+        assert_eq!(machine.bus.receive(), (number, 0x7DF, request.data().to_vec()));
     }
-    assert_eq!(agent.read_to_end(machine), clean_end());
-    assert_eq!(agent.pongs, (0..100).collect::<Vec<_>>());
-    assert_eq!(agent.frames.len(), 100);
+    assert_eq!(agent.session.counters().refused, 0);
+}
+
+/// What a bad line does to bytes at random points: bits flip, bytes go missing or come from nowhere, and whole bursts of them.
+fn damage(bytes: Vec<u8>, dice: &mut impl FnMut() -> u32, points: &mut u32) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut missing = 0;
+    for byte in bytes {
+        if missing > 0 {
+            missing -= 1;
+            continue;
+        }
+        if !dice().is_multiple_of(180) {
+            out.push(byte);
+            continue;
+        }
+        *points += 1;
+        match dice() % 4 {
+            0 => out.push(byte ^ 1 << (dice() % 8)),
+            1 => missing = dice() % 300,
+            2 => out.extend([byte, dice().to_le_bytes()[0]]),
+            _ => out.extend((0..dice() % 40).map(|_| dice().to_le_bytes()[0])),
+        }
+    }
+    out
 }
 
 #[test]
-fn a_remote_frame_stays_on_the_bus_and_the_status_counts_the_others() {
-    let (mut machine, mut agent) = (Machine::lm3s6965(), Agent::default());
-    machine.bus.send(0x123 | Bus::REMOTE, &[]);
-    machine.bus.send(0x123, &[]);
-    assert!(agent.read(&mut machine.link, |agent| agent.statuses.len() == 2));
+fn a_line_that_corrupts_never_makes_a_wrong_frame_and_every_lost_one_is_counted() {
+    let (mut machine, mut agent) = (Machine::lm3s6965(), Agent::new(true));
+    agent.run(&mut machine, &mut whole(), |agent| agent.session.is_up());
+    let mut state = 0x5EED_u64;
+    let mut dice = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 16) as u32
+    };
+    let mut points = 0;
+    let frames: Vec<Sent> =
+        (0u32..30_000).map(|number| (CanId::Standard(0x123), number.to_be_bytes().to_vec())).collect();
+    let sender = send_all(&machine.bus, frames.clone());
+    let heard =
+        |agent: &Agent| agent.session.health().is_some_and(|health| health.buses[0].received == 30_000);
+    agent.run(&mut machine, &mut |bytes, _| damage(bytes, &mut dice, &mut points), heard);
+    machine.bus = sender.join().unwrap();
+    // Whatever comes next settles what was lost before.
+    agent.run_for(&mut machine, &mut whole(), Duration::from_millis(2_500));
     assert_eq!(agent.read_to_end(machine), clean_end());
-    assert_eq!(agent.frames, [(CanId::Standard(0x123), vec![])]);
-    let [first, second] = agent.statuses[..2].try_into().unwrap();
-    assert_eq!((first.frames_received, first.frames_dropped, first.messages_rejected), (1, 0, 0));
-    let period_us = second.uptime_us - first.uptime_us;
-    // The host may hold the emulator up, but never makes it early.
-    assert!((1_000_000..2_000_000).contains(&period_us), "{period_us} us");
+    let numbers: Vec<u32> =
+        agent.frames.iter().map(|(_, data)| u32::from_be_bytes(data[..].try_into().unwrap())).collect();
+    assert!(numbers.is_sorted_by(|before, after| before < after));
+    assert!(
+        agent
+            .frames
+            .iter()
+            .all(|frame| frames[u32::from_be_bytes(frame.1[..].try_into().unwrap()) as usize] == *frame)
+    );
+    let counters = agent.session.counters();
+    let lost = counters.lost_on_line + counters.lost_in_dongle;
+    assert!(points >= 1_000, "{points} points");
+    assert!(counters.lost_on_line > 1_000 && counters.damaged > 500, "{counters:?}");
+    assert_eq!((numbers.len() as u64 + lost, counters.resets), (30_000, 0), "{counters:?}");
+}
+
+#[test]
+fn a_reset_in_the_middle_is_reported_and_no_wrong_frame_comes_of_it() {
+    let (mut machine, mut agent) = (Machine::lm3s6965(), Agent::new(true));
+    for round in 0..4u32 {
+        agent.run(&mut machine, &mut whole(), |agent| agent.session.is_up());
+        let frames = (0..500u32).map(|number| round * 1_000 + number);
+        let frames = frames.map(|number| (CanId::Standard(0x123), number.to_be_bytes().to_vec())).collect();
+        let so_far = agent.frames.len();
+        let sender = send_all(&machine.bus, frames);
+        agent.run(&mut machine, &mut whole(), |agent| agent.frames.len() >= so_far + 300);
+        machine.reset();
+        // The board waits for whoever reads, and the sender for the board.
+        agent.run(&mut machine, &mut whole(), |_| sender.is_finished());
+        machine.bus = sender.join().unwrap();
+        agent.run(&mut machine, &mut whole(), |agent| agent.session.counters().resets > u64::from(round));
+    }
+    agent.run(&mut machine, &mut whole(), |agent| agent.session.is_up());
+    machine.bus.send(0x123, &u32::MAX.to_be_bytes());
+    let last = (CanId::Standard(0x123), u32::MAX.to_be_bytes().to_vec());
+    agent.run(&mut machine, &mut whole(), |agent| agent.frames.last() == Some(&last));
+    let numbers: Vec<u32> =
+        agent.frames.iter().map(|(_, data)| u32::from_be_bytes(data[..].try_into().unwrap())).collect();
+    assert!(numbers.is_sorted_by(|before, after| before < after), "{numbers:?}");
+    assert_eq!(agent.session.counters().resets, 4);
 }

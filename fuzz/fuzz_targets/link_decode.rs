@@ -1,0 +1,81 @@
+//! Whatever comes over a dongle's line, in either direction: no panic, and a whole packet after it is found. The dongle and the
+//! agent's end take it, too.
+#![no_main]
+
+use convoy_agent_core::dongle::{DongleOptions, DongleSession};
+use convoy_dongle::{Board, Dongle};
+use convoy_protocol::frame::BusIndex;
+use convoy_protocol::link::records::records;
+use convoy_protocol::link::{Down, Head, LinkDecoder, Outcome, PACKET_BYTES_MAX, ResetCause, Up, encode};
+use libfuzzer_sys::fuzz_target;
+
+const BOARD: Board = Board { name: "fuzzed", firmware: (0, 0, 0), buses: 1, reset: ResetCause::Unknown };
+
+/// Fuzzed bytes rarely have a right checksum: what follows a 1 is sealed as a message.
+fn line(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for part in bytes.split(|byte| *byte == 0) {
+        match part {
+            [1, session, message @ ..] if message.len() <= 200 => {
+                let head = Head { session: u32::from(*session), sequence: 0 };
+                let mut buffer = [0; PACKET_BYTES_MAX];
+                let sealed = encode(head, &Raw(message), &mut buffer).expect("it fits");
+                out.extend_from_slice(sealed);
+            }
+            other => {
+                out.extend_from_slice(other);
+                out.push(0);
+            }
+        }
+    }
+    out
+}
+
+/// Bytes as they are.
+struct Raw<'a>(&'a [u8]);
+
+impl serde::Serialize for Raw<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeTuple as _;
+        let mut tuple = serializer.serialize_tuple(self.0.len())?;
+        self.0.iter().try_for_each(|byte| tuple.serialize_element(byte))?;
+        tuple.end()
+    }
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let line = line(bytes);
+    let mut decoder = LinkDecoder::new();
+    for byte in &line {
+        let Some(packet) = decoder.push(*byte) else { continue };
+        let _ = packet.message::<Down<'_>>();
+        if let Some(Up::Frames(batch)) = packet.message() {
+            assert!(records(batch.time_us, batch.records).count() <= batch.records.len());
+        }
+    }
+    let (mut now_us, mut dongle) = (0, Dongle::<4096>::new(BOARD, 0));
+    let options = DongleOptions { bitrate: None, listen_only: false, sends_per_s_max: 10 };
+    let mut session = DongleSession::new(options, BusIndex(0), 5, 0);
+    for chunk in line.chunks(16) {
+        now_us += 100_000;
+        chunk.iter().for_each(|byte| dongle.handle_byte(now_us, *byte));
+        if dongle.poll_action().is_some() {
+            dongle.handle_outcome(now_us, Outcome::Done);
+        }
+        dongle.handle_timeout(now_us);
+        let _ = dongle.poll_transmit(&mut [0; 512]);
+        let at_us = i64::try_from(now_us).expect("small");
+        session.handle_bytes(at_us, at_us, chunk, |frame| assert!(frame.data().len() <= 64));
+        session.handle_timeout(at_us);
+        let _ = (session.poll_transmit(), session.poll_timeout());
+    }
+    assert!(session.counters().lost_on_line < 1 << 40);
+    let ping = Down::Ping { nonce: 7 };
+    let mut buffer = [0; PACKET_BYTES_MAX];
+    let sealed = encode(Head { session: 0, sequence: 0 }, &ping, &mut buffer).expect("a ping fits");
+    decoder.push(0);
+    let found = sealed
+        .iter()
+        .filter(|byte| decoder.push(**byte).is_some_and(|packet| packet.message() == Some(ping)));
+    assert_eq!(found.count(), 1);
+});
