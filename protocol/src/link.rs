@@ -53,6 +53,8 @@ pub const MESSAGE_BYTES_MAX: usize = 240;
 pub const RECORDS_BYTES_MAX: usize = MESSAGE_BYTES_MAX - (1 + 5 + 5 + 10 + 2);
 /// Most bytes of filters in one command.
 pub const FILTERS_BYTES_MAX: usize = 25 * FILTER_BYTES;
+/// Filters of a bus at most.
+pub const FILTERS_MAX: usize = 64;
 /// Bytes of a filter: id, then mask, u32 LE each; bit 31 of the id says that it has 29 bits.
 pub const FILTER_BYTES: usize = 8;
 /// Longest packet with its final zero, bytes. COBS adds one byte to less than 255.

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use convoy_protocol::frame::{BusIndex, CanFrame, CanId};
 use convoy_protocol::link::{
-    self, BUSES_MAX, Batch, Command, Down, FILTER_BYTES, FILTERS_BYTES_MAX, Head, Health, LinkDecoder,
+    self, Batch, Command, Down, FILTER_BYTES, FILTERS_BYTES_MAX, FILTERS_MAX, Head, Health, LinkDecoder,
     Outcome, PACKET_BYTES_MAX, Packet, ResetCause, Up, records::records,
 };
 
@@ -24,8 +24,6 @@ pub const HUNG_AFTER_US: i64 = 4_000_000;
 pub const SEND_WITHIN_US: i64 = 400_000;
 /// Frames that wait to be sent at most.
 pub const SENDS_MAX: usize = 16;
-/// Filters that a dongle holds for a bus.
-pub const DONGLE_FILTERS_MAX: usize = 64;
 /// The dongle's clock is compared over this time, microseconds, and the time before it.
 const OFFSET_WINDOW_US: i64 = 10_000_000;
 /// A clock that is further back than this has started anew, microseconds. A dongle's messages are in the order of time; two interrupts
@@ -130,7 +128,7 @@ pub struct DongleSession {
     ping_due_us: i64,
     nonce: u32,
     heard_us: Option<i64>,
-    /// Since when a greeting or a command is without an answer.
+    /// Since when a greeting, a command or a ping is without an answer.
     unanswered_us: Option<i64>,
     out: Vec<u8>,
     description: Option<DongleDescription>,
@@ -247,6 +245,7 @@ impl DongleSession {
             // A dongle that sleeps is left alone.
             if !self.health.is_some_and(|health| health.sleeps) {
                 self.nonce = self.nonce.wrapping_add(1);
+                self.unanswered_us.get_or_insert(now_us);
                 self.send(&Down::Ping { nonce: self.nonce });
             }
         }
@@ -337,7 +336,11 @@ impl DongleSession {
                 self.health = Some(health);
             }
             Up::Ack { number, outcome } => self.handle_ack(now_us, packet.head.session, number, outcome),
-            Up::Pong { uptime_us, .. } => self.offset.take(now_us, uptime_us),
+            Up::Pong { uptime_us, .. } => {
+                self.offset.take(now_us, uptime_us);
+                // It hears, as far as nothing else is without an answer.
+                self.unanswered_us = self.unanswered_us.filter(|_| self.running.is_some());
+            }
         }
     }
 
@@ -397,7 +400,7 @@ impl DongleSession {
 
     fn order_filters(&mut self) {
         self.orders.retain(|order| !matches!(order, Order::Filters { .. }));
-        let wanted = coalesce(self.filters.clone(), DONGLE_FILTERS_MAX);
+        let wanted = coalesce(self.filters.clone(), FILTERS_MAX);
         let bytes: Vec<u8> = wanted.iter().flat_map(filter_bytes).collect();
         let mut parts: Vec<&[u8]> = bytes.chunks(FILTERS_BYTES_MAX).collect();
         if parts.is_empty() {
@@ -581,9 +584,6 @@ impl Offset {
         Some(least.saturating_add(i64::try_from(uptime_us).unwrap_or(i64::MAX)))
     }
 }
-
-/// A dongle has no more buses than the agent thinks.
-const _: () = assert!(BUSES_MAX >= 1);
 
 #[cfg(test)]
 mod tests;

@@ -1,14 +1,12 @@
 //! One bus: how it is, what is wanted of it, and what may be sent on it.
 
 use convoy_protocol::frame::CanId;
-use convoy_protocol::link::{BusHealth, BusState, FILTER_BYTES, Outcome};
+use convoy_protocol::link::{BusHealth, BusState, FILTER_BYTES, FILTERS_MAX, Outcome};
 use heapless::Vec;
 
 use crate::commands::Action;
 use crate::count;
 
-/// Filters of a bus at most.
-pub const FILTERS_MAX: usize = 64;
 /// Frames sent on a bus in a second at most, whatever the agent allows itself.
 pub const SENDS_PER_S_MAX: u16 = 200;
 

@@ -30,7 +30,7 @@ mod commands;
 
 use batch::OpenBatch;
 use bus::Bus;
-pub use bus::{FILTERS_MAX, Filter, SENDS_PER_S_MAX};
+pub use bus::{Filter, SENDS_PER_S_MAX};
 use commands::Commands;
 pub use commands::{Action, SEND_BYTES_MAX};
 
