@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use convoy_dongle::shell::Machine;
 use cortex_m::peripheral::syst::SystClkSource;
 use cortex_m::peripheral::{SCB, SYST};
 use cortex_m_rt::exception;
@@ -36,19 +37,14 @@ impl Clock {
         Self { last_us: 0 }
     }
 
-    /// Whether it is that time. Asks the timer only where the counted periods leave it open: in QEMU a register costs as
-    /// much as a hundred other instructions.
-    pub(crate) fn has_reached(&mut self, time_us: u64) -> bool {
-        time_us < self.end_of_period_us() && time_us <= self.now_us()
-    }
-
     /// A time that is still to come, and before which the timer wakes the core; an interrupt may be late to say so.
     pub(crate) fn end_of_period_us(&self) -> u64 {
         (u64::from(PERIODS.load(Ordering::Relaxed)) + 1) * u64::from(PERIOD_US)
     }
+}
 
-    /// Never less than before.
-    pub(crate) fn now_us(&mut self) -> u64 {
+impl Machine for Clock {
+    fn now_us(&mut self) -> u64 {
         let (periods, ticks) = loop {
             let periods = PERIODS.load(Ordering::Relaxed);
             let ticks = elapsed_ticks();
@@ -62,6 +58,14 @@ impl Clock {
         self.last_us = self.last_us.max(now_us);
         self.last_us
     }
+
+    /// Asks the timer only where the counted periods leave it open: in QEMU a register costs as much as a hundred other
+    /// instructions.
+    fn has_reached(&mut self, time_us: u64) -> bool {
+        time_us < self.end_of_period_us() && time_us <= self.now_us()
+    }
+
+    fn feed_watchdog(&mut self) {}
 }
 
 /// The timer counts down.

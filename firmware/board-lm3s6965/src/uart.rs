@@ -1,9 +1,11 @@
 //! The two serial lines (PL011): received under interrupts into a queue, transmitted by the main loop.
 
 use core::cell::RefCell;
+use core::convert::Infallible;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use cortex_m::interrupt::Mutex;
+use embedded_io::{ErrorType, Read, ReadReady, Write, WriteReady};
 use heapless::spsc::{Consumer, Producer, Queue};
 
 use crate::board::CLOCK_HZ;
@@ -146,5 +148,42 @@ impl Line {
         for byte in bytes {
             self.port.registers.write(DATA, u32::from(*byte));
         }
+    }
+}
+
+impl ErrorType for Line {
+    type Error = Infallible;
+}
+
+impl ReadReady for Line {
+    fn read_ready(&mut self) -> Result<bool, Infallible> {
+        Ok(!self.is_quiet())
+    }
+}
+
+impl Read for Line {
+    fn read(&mut self, bytes: &mut [u8]) -> Result<usize, Infallible> {
+        let received = bytes.iter_mut().map_while(|slot| self.receive().map(|byte| *slot = byte));
+        Ok(received.count())
+    }
+}
+
+impl WriteReady for Line {
+    fn write_ready(&mut self) -> Result<bool, Infallible> {
+        Ok(self.has_room())
+    }
+}
+
+impl Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, Infallible> {
+        while !self.has_room() {}
+        let bytes = bytes.get(..TRANSMIT_BYTES).unwrap_or(bytes);
+        self.transmit(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> Result<(), Infallible> {
+        while !self.has_room() {}
+        Ok(())
     }
 }

@@ -7,7 +7,7 @@
 //!                 poll_action -> CAN driver -> handle_outcome
 //! ```
 //!
-//! Nothing here does I/O, allocates, blocks or reads a clock: the board's main loop brings bytes and the time since
+//! Nothing in a [`Dongle`] does I/O, allocates, blocks or reads a clock: the main loop ([`shell`]) brings bytes and the time since
 //! the start in microseconds. Broken input is counted with its reason, never an error and never a panic. What travels on the
 //! link is [`convoy_protocol::link`].
 //!
@@ -27,6 +27,7 @@ use heapless::Deque;
 mod batch;
 mod bus;
 mod commands;
+pub mod shell;
 
 use batch::OpenBatch;
 use bus::Bus;
@@ -233,16 +234,18 @@ impl<const QUEUE_BYTES: usize> Dongle<QUEUE_BYTES> {
         self.sleeps && self.queue.is_empty()
     }
 
-    /// Moves the next bytes for the agent into `out` and returns how many; 0 when there are none. Packets may be
-    /// cut anywhere: the link is a stream.
-    pub fn poll_transmit(&mut self, out: &mut [u8]) -> usize {
-        let mut len = 0;
-        for slot in out {
-            let Some(byte) = self.queue.pop_front() else { break };
-            *slot = byte;
-            len += 1;
+    /// The next bytes for the agent, as far as they lie together; empty when there are none. Packets may be cut anywhere: the link
+    /// is a stream.
+    pub fn poll_transmit(&self) -> &[u8] {
+        let (first, second) = self.queue.as_slices();
+        if first.is_empty() { second } else { first }
+    }
+
+    /// So many bytes of [`Self::poll_transmit`] were sent.
+    pub fn handle_transmitted(&mut self, len: usize) {
+        for _ in 0..len {
+            self.queue.pop_front();
         }
-        len
     }
 
     /// What the CAN driver is to do now; tell [`Self::handle_outcome`] what became of it. The same until then.

@@ -28,13 +28,10 @@ struct Host {
 
 impl Host {
     fn drain<const N: usize>(&mut self, dongle: &mut Dongle<N>) {
-        let mut bytes = [0; 64];
-        loop {
-            let len = dongle.poll_transmit(&mut bytes);
-            if len == 0 {
-                return;
-            }
-            bytes[..len].iter().for_each(|byte| self.take(*byte));
+        while !dongle.poll_transmit().is_empty() {
+            let bytes = dongle.poll_transmit().to_vec();
+            dongle.handle_transmitted(bytes.len());
+            bytes.iter().for_each(|byte| self.take(*byte));
         }
     }
 

@@ -77,9 +77,8 @@ impl Pair {
             self.dongle.handle_outcome(uptime_us, Outcome::Done);
         }
         self.dongle.handle_timeout(uptime_us);
-        let mut bytes = vec![0; 100];
-        let len = self.dongle.poll_transmit(&mut bytes);
-        bytes.truncate(len);
+        let bytes: Vec<u8> = self.dongle.poll_transmit().iter().take(100).copied().collect();
+        self.dongle.handle_transmitted(bytes.len());
         let bytes = up(bytes);
         let frames = &mut self.frames;
         self.session.handle_bytes(self.now_us, WALL_US + self.now_us, &bytes, |frame| frames.push(frame));

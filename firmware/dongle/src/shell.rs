@@ -1,0 +1,240 @@
+//! The main loop of a dongle, the same on every board and in the simulator: carries frames, bytes and time between a [`Dongle`]
+//! and what a board gives.
+//!
+//! A board gives its CAN controllers ([`Controller`], over `embedded-can`), the agent's line (`embedded-io`) and the rest
+//! ([`Machine`]), and calls [`Shell::turn`] for ever.
+
+use convoy_protocol::frame::{BusIndex, CanId};
+use convoy_protocol::link::{BusState, Outcome};
+use embedded_can::nb::Can;
+use embedded_can::{Error as _, ErrorKind, ExtendedId, Frame as _, Id, StandardId};
+use embedded_io::{Read, ReadReady, Write, WriteReady};
+
+use crate::{Action, Board, Dongle, Filter};
+
+/// Frames of one bus that are taken before anything else gets its turn: what a controller's own queue holds.
+pub const FRAMES_A_TURN: usize = 4;
+/// Bytes of the agent that are taken at once.
+pub const BYTES_A_TURN: usize = 64;
+
+/// How a CAN controller is (ISO 11898-1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ControllerState {
+    /// Its state.
+    pub state: BusState,
+    /// Receive error counter.
+    pub receive_errors: u8,
+    /// Transmit error counter.
+    pub transmit_errors: u8,
+}
+
+/// A CAN controller: `embedded-can` for frames, and what that leaves out.
+pub trait Controller: Can {
+    /// Opens the bus, or opens it anew. `bitrate` in bit/s; 0 leaves it. Listening only it sends nothing, not even
+    /// acknowledgements.
+    fn open(&mut self, bitrate: u32, listen_only: bool) -> Outcome;
+
+    /// Lets only frames through that one of `filters` wants, or every one where there are none; more may come. The default lets
+    /// every frame through: the dongle chooses by itself.
+    fn choose(&mut self, filters: &[Filter]) -> Outcome {
+        let _ = filters;
+        Outcome::Done
+    }
+
+    /// How it is now.
+    fn state(&mut self) -> ControllerState;
+
+    /// Frames that were lost because nobody fetched them in time, since the last question.
+    fn take_overruns(&mut self) -> u32;
+
+    /// When the frame came that was fetched last, microseconds since the start; `None` where the driver took no time: then it came now.
+    fn received_us(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// The rest of a board.
+pub trait Machine {
+    /// Microseconds since the start; never less than before.
+    fn now_us(&mut self) -> u64;
+
+    /// Whether it is that time, for boards where asking the time is dear.
+    fn has_reached(&mut self, time_us: u64) -> bool {
+        time_us <= self.now_us()
+    }
+
+    /// The program runs. A watchdog that hears nothing for seconds resets the board.
+    fn feed_watchdog(&mut self);
+
+    /// Millivolts at the vehicle's socket; 0: not measured.
+    fn supply_mv(&mut self) -> u16 {
+        0
+    }
+}
+
+/// Whether the main loop has a reason to go on at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// There may be more to do.
+    Worked,
+    /// Nothing to do before this time, microseconds since the start, but for what comes in.
+    IdleUntil(u64),
+    /// Nothing to do at all, but for what comes in: the buses are quiet, and the board may sleep deeply.
+    Idle,
+}
+
+/// A dongle on its board.
+#[derive(Debug)]
+pub struct Shell<M, L, C, const BUSES: usize, const QUEUE_BYTES: usize> {
+    dongle: Dongle<QUEUE_BYTES>,
+    /// The rest of the board.
+    pub machine: M,
+    /// The agent's line.
+    pub line: L,
+    /// The controllers, in the order of the dongle's buses.
+    pub buses: [C; BUSES],
+}
+
+impl<M, L, C, const BUSES: usize, const QUEUE_BYTES: usize> Shell<M, L, C, BUSES, QUEUE_BYTES>
+where
+    M: Machine,
+    L: Read + ReadReady + Write + WriteReady,
+    C: Controller,
+{
+    /// A dongle that starts now.
+    pub fn new(board: Board, mut machine: M, line: L, buses: [C; BUSES]) -> Self {
+        let now_us = machine.now_us();
+        Self { dongle: Dongle::new(board, now_us), machine, line, buses }
+    }
+
+    /// What the dongle knows.
+    pub fn dongle(&self) -> &Dongle<QUEUE_BYTES> {
+        &self.dongle
+    }
+
+    /// Everything once: what came in, what is due, what goes out.
+    pub fn turn(&mut self) -> Turn {
+        self.machine.feed_watchdog();
+        let mut has_worked = false;
+        for (index, controller) in (0..).zip(&mut self.buses) {
+            has_worked |= take_frames(&mut self.dongle, &mut self.machine, BusIndex(index), controller);
+        }
+        has_worked |= self.take_bytes();
+        if let Some(action) = self.dongle.poll_action() {
+            let outcome = self.act(&action);
+            self.dongle.handle_outcome(self.machine.now_us(), outcome);
+        }
+        if self.dongle.poll_timeout().is_some_and(|timeout_us| self.machine.has_reached(timeout_us)) {
+            self.look_at_controllers();
+            self.dongle.handle_supply(self.machine.supply_mv());
+            self.dongle.handle_timeout(self.machine.now_us());
+        }
+        if !self.send_bytes() || has_worked {
+            return Turn::Worked;
+        }
+        self.dongle.poll_timeout().map_or(Turn::Idle, Turn::IdleUntil)
+    }
+
+    fn take_bytes(&mut self) -> bool {
+        let mut has_worked = false;
+        // An error of the line is bytes that are missing or wrong: the packet that they are in fails its checksum, and is counted.
+        while self.line.read_ready().unwrap_or(false) {
+            let mut bytes = [0; BYTES_A_TURN];
+            let len = self.line.read(&mut bytes).unwrap_or(0);
+            let now_us = self.machine.now_us();
+            bytes.iter().take(len).for_each(|byte| self.dongle.handle_byte(now_us, *byte));
+            has_worked = true;
+            if len < BYTES_A_TURN || self.dongle.poll_action().is_some() {
+                break;
+            }
+        }
+        has_worked
+    }
+
+    /// What the agent asked for.
+    fn act(&mut self, action: &Action) -> Outcome {
+        let index = action.bus();
+        let Some(controller) = self.buses.get_mut(usize::from(index.0)) else { return Outcome::NoSuchBus };
+        match action {
+            Action::Mode { bitrate, listen_only, .. } => {
+                let outcome = controller.open(*bitrate, *listen_only);
+                self.look_at_controllers();
+                outcome
+            }
+            Action::Filters { .. } => controller.choose(self.dongle.filters(index)),
+            Action::Send { id, data, len, .. } => {
+                send(controller, *id, data.get(..usize::from(*len)).unwrap_or_default())
+            }
+        }
+    }
+
+    fn look_at_controllers(&mut self) {
+        for (index, controller) in (0..).zip(&mut self.buses) {
+            let ControllerState { state, receive_errors, transmit_errors } = controller.state();
+            self.dongle.handle_bus_state(BusIndex(index), state, receive_errors, transmit_errors);
+        }
+    }
+
+    /// False where the line is busy: it says nothing when it has room again.
+    fn send_bytes(&mut self) -> bool {
+        loop {
+            let bytes = self.dongle.poll_transmit();
+            if bytes.is_empty() {
+                return true;
+            }
+            if !self.line.write_ready().unwrap_or(false) {
+                return false;
+            }
+            let len = self.line.write(bytes).unwrap_or(0);
+            self.dongle.handle_transmitted(len);
+            if len == 0 {
+                return false;
+            }
+        }
+    }
+}
+
+fn take_frames<C: Controller, const QUEUE_BYTES: usize>(
+    dongle: &mut Dongle<QUEUE_BYTES>,
+    machine: &mut impl Machine,
+    bus: BusIndex,
+    controller: &mut C,
+) -> bool {
+    for taken in 0..FRAMES_A_TURN {
+        let received = controller.receive();
+        let overruns = controller.take_overruns();
+        if overruns > 0 {
+            dongle.handle_overruns(bus, overruns);
+        }
+        match received {
+            Ok(frame) => {
+                let received_us = controller.received_us().unwrap_or_else(|| machine.now_us());
+                dongle.handle_can_frame(received_us, bus, &frame);
+            }
+            // Errors on the bus are in the controller's counters; a lost frame is in its overruns, or here.
+            Err(nb::Error::Other(error)) if error.kind() == ErrorKind::Overrun && overruns == 0 => {
+                dongle.handle_overruns(bus, 1);
+            }
+            Err(nb::Error::Other(_)) => {}
+            Err(nb::Error::WouldBlock) => return taken > 0,
+        }
+    }
+    true
+}
+
+fn send<C: Controller>(controller: &mut C, id: CanId, data: &[u8]) -> Outcome {
+    let id = match id {
+        CanId::Standard(id) => StandardId::new(id).map(Id::Standard),
+        CanId::Extended(id) => ExtendedId::new(id).map(Id::Extended),
+    };
+    let Some(frame) = id.and_then(|id| C::Frame::new(id, data)) else { return Outcome::Unsupported };
+    match controller.transmit(&frame) {
+        Ok(None) => Outcome::Done,
+        // It made room by giving back a frame that was to be sent before: it goes behind.
+        Ok(Some(displaced)) => match controller.transmit(&displaced) {
+            Ok(None) => Outcome::Done,
+            Ok(Some(_)) | Err(_) => Outcome::Busy,
+        },
+        Err(_) => Outcome::Busy,
+    }
+}
