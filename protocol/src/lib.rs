@@ -40,6 +40,7 @@ pub mod dtc;
 pub mod envelope;
 #[cfg(feature = "alloc")]
 pub mod expression;
+pub mod firmware;
 pub mod frame;
 pub mod id;
 pub mod link;

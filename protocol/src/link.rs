@@ -19,12 +19,14 @@
 //! | 2 | `Health`: counters and states | every [`HEALTH_PERIOD_US`] while awake, and before it sleeps |
 //! | 3 | `Ack`: what became of a command | after each command, a repeated one too |
 //! | 4 | `Pong`: its time | after each ping |
+//! | 5 | `Firmware`: its two slots | as the answer to `AskFirmware` |
 //!
 //! | number | from the agent ([`Down`]) | answered by |
 //! |---|---|---|
 //! | 0 | `Hello`: a new session, never 0 | `Hello`, in that session |
 //! | 1 | `Ping` | `Pong` |
 //! | 2 | `Command`: with a number of its own | `Ack` with that number |
+//! | 3 | `AskFirmware` | `Firmware` |
 //!
 //! **Sessions.** A dongle starts in session 0 and takes the one that it is given. So a packet in session 0 tells an agent that had
 //! greeted the dongle that it has started anew; how many frames it had not sent by then, nobody knows.
@@ -35,6 +37,13 @@
 //!
 //! **Commands.** One at a time. The agent repeats a command under its number until it is acknowledged; the dongle carries each number
 //! out once. A greeting starts the numbers anew.
+//!
+//! **Firmware.** `UpdateBegin` says what comes and clears the slot that does not run, `UpdateData` brings it in order, `UpdateEnd` has it
+//! looked over, `Restart` starts the boot loader, which starts it if it bears the right signature. Until `Confirm` it is on trial:
+//! without it within [`TRIAL_US`], or when it hangs, the one before is started again. See [`crate::firmware`].
+//!
+//! **Versions.** Both greetings are of version 1 for ever, and a dongle says the latest one that it speaks; the agent goes on in
+//! the lower of the two. New messages are new numbers at the end of a list: whoever does not know one counts it as damaged.
 
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +72,10 @@ pub const PACKET_BYTES_MAX: usize = HEAD_BYTES + MESSAGE_BYTES_MAX + CRC_BYTES +
 pub const HELLO_PERIOD_US: u64 = 500_000;
 /// A frame waits this long for others to share its packet, microseconds.
 pub const BATCH_AGE_US: u64 = 5_000;
+/// Most bytes of an image in one command; all but the last one hold as many.
+pub const UPDATE_BYTES_MAX: usize = 192;
+/// An image that nobody confirms for so long after its start is given up, microseconds.
+pub const TRIAL_US: u64 = 30_000_000;
 /// Time between two health records, microseconds.
 pub const HEALTH_PERIOD_US: u64 = 1_000_000;
 
@@ -94,6 +107,115 @@ pub enum Up<'a> {
         /// Microseconds since the dongle started, when the ping had arrived.
         uptime_us: u64,
     },
+    /// What its slots hold.
+    Firmware(FirmwareInfo),
+}
+
+/// Version of a firmware: major, minor, patch.
+pub type FirmwareVersion = (u8, u8, u16);
+
+/// What the slots of a dongle hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FirmwareInfo {
+    /// The slot whose image runs; `None`: the board has no slots, and takes no updates.
+    pub running: Option<Slot>,
+    /// Each slot.
+    pub slots: [SlotInfo; 2],
+}
+
+impl FirmwareInfo {
+    /// Of a board without slots.
+    pub const NONE: Self = Self {
+        running: None,
+        slots: [SlotInfo { address: 0, image_bytes_max: 0, state: SlotState::Empty, version: (0, 0, 0) }; 2],
+    };
+
+    /// What a slot holds.
+    pub fn slot(&self, slot: Slot) -> &SlotInfo {
+        let [a, b] = &self.slots;
+        match slot {
+            Slot::A => a,
+            Slot::B => b,
+        }
+    }
+
+    /// Is the image that runs given up unless it is confirmed? One that was given up before, and runs because the other is worse,
+    /// is not.
+    pub fn is_on_trial(&self) -> bool {
+        let state = self.running.map(|slot| self.slot(slot).state);
+        matches!(state, Some(SlotState::Ready | SlotState::Tried))
+    }
+}
+
+/// One of the two places of a firmware.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Slot {
+    /// The first one: where the factory's image is.
+    A,
+    /// The second one.
+    B,
+}
+
+impl Slot {
+    /// The other one.
+    pub const fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+
+    /// For people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::A => "A",
+            Self::B => "B",
+        }
+    }
+}
+
+/// What one slot holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotInfo {
+    /// Address that its image is linked for.
+    pub address: u32,
+    /// Longest image that fits, bytes.
+    pub image_bytes_max: u32,
+    /// What became of it.
+    pub state: SlotState,
+    /// Its version; zeros where it is empty.
+    pub version: FirmwareVersion,
+}
+
+/// What became of a slot's image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum SlotState {
+    /// None, or one that has not come whole.
+    Empty,
+    /// It is whole, and was not started yet.
+    Ready,
+    /// It was started, and nobody has confirmed it.
+    Tried,
+    /// It was started and confirmed.
+    Confirmed,
+    /// Nobody confirmed it in time: it was given up.
+    GivenUp,
+    /// The boot loader does not start it: it does not bear the right signature, or is not what was signed.
+    Refused,
+}
+
+impl SlotState {
+    /// For people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::Ready => "ready",
+            Self::Tried => "tried",
+            Self::Confirmed => "confirmed",
+            Self::GivenUp => "given up",
+            Self::Refused => "refused",
+        }
+    }
 }
 
 /// What a dongle is.
@@ -236,6 +358,18 @@ pub enum Outcome {
     NoSuchBus,
     /// The board cannot do it: a bit rate without a divider, more filters than fit.
     Unsupported,
+    /// The image is of another board or for another address, does not fit, or is no image.
+    WrongImage,
+    /// The image is older than the one that runs.
+    Older,
+    /// The image that runs is on trial: the other slot is what it falls back on.
+    OnTrial,
+    /// No update has begun, or this is not the part that comes next.
+    OutOfOrder,
+    /// What was written is not what was signed.
+    Corrupt,
+    /// The flash does not take it.
+    FlashFailed,
 }
 
 /// From the agent to the dongle.
@@ -259,6 +393,8 @@ pub enum Down<'a> {
         #[serde(borrow)]
         command: Command<'a>,
     },
+    /// Answer with [`Up::Firmware`].
+    AskFirmware,
 }
 
 /// Something for a dongle to do.
@@ -296,6 +432,24 @@ pub enum Command<'a> {
         /// Its payload.
         data: &'a [u8],
     },
+    /// An update begins: the slot that does not run is cleared.
+    UpdateBegin {
+        /// The header of the image ([`crate::firmware::HEADER_BYTES`]).
+        header: &'a [u8],
+    },
+    /// A part of the image.
+    UpdateData {
+        /// Where it belongs, bytes from the image's first one.
+        offset: u32,
+        /// [`UPDATE_BYTES_MAX`] bytes; less only at the end.
+        data: &'a [u8],
+    },
+    /// Everything was sent: look whether it is what was signed.
+    UpdateEnd,
+    /// Start anew, by way of the boot loader.
+    Restart,
+    /// The image that runs does what it should.
+    Confirm,
 }
 
 /// What every packet begins with.
