@@ -157,7 +157,7 @@ impl Bus {
                 count(&mut self.health.sent);
             }
             Action::Send { .. } => count(&mut self.health.not_sent),
-            Action::Mode { .. } | Action::Filters { .. } => {}
+            Action::Mode { .. } | Action::Filters { .. } | Action::Update(_) => {}
         }
     }
 

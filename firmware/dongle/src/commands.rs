@@ -1,10 +1,11 @@
 //! What the agent asks for.
 
+use convoy_protocol::firmware::HEADER_BYTES;
 use convoy_protocol::frame::{BusIndex, CanId};
-use convoy_protocol::link::{Command, Down, FILTERS_BYTES_MAX, Outcome, Up};
+use convoy_protocol::link::{Command, Down, FILTERS_BYTES_MAX, Outcome, UPDATE_BYTES_MAX, Up};
 
-use crate::Dongle;
 use crate::bus::Bus;
+use crate::{Dongle, RESTART_WITHIN_US};
 
 /// Longest frame that is sent, bytes.
 pub const SEND_BYTES_MAX: usize = 8;
@@ -39,13 +40,58 @@ pub enum Action {
         /// Bytes of it, at most 8.
         len: u8,
     },
+    /// Something to do with the slots of the firmware; what was sent for it is in [`Dongle::payload`].
+    Update(UpdateAction),
+}
+
+/// Something to do with the slots of the firmware.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpdateAction {
+    /// Clear the one that does not run, for the image of the header that was sent.
+    Begin,
+    /// Write what was sent.
+    Write {
+        /// Where it belongs, bytes from the image's first one.
+        offset: u32,
+    },
+    /// Look over what was written.
+    End,
+    /// The image that runs does what it should.
+    Confirm,
+    /// Nobody confirms the image that runs.
+    GiveUp,
 }
 
 impl Action {
-    pub(crate) fn bus(&self) -> BusIndex {
+    pub(crate) fn bus(&self) -> Option<BusIndex> {
         match self {
-            Self::Mode { bus, .. } | Self::Filters { bus } | Self::Send { bus, .. } => *bus,
+            Self::Mode { bus, .. } | Self::Filters { bus } | Self::Send { bus, .. } => Some(*bus),
+            Self::Update(_) => None,
         }
+    }
+}
+
+/// Bytes that come with a command, by value.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Payload {
+    bytes: [u8; PAYLOAD_BYTES_MAX],
+    len: usize,
+}
+
+const PAYLOAD_BYTES_MAX: usize = FILTERS_BYTES_MAX;
+const _: () = assert!(HEADER_BYTES <= PAYLOAD_BYTES_MAX && UPDATE_BYTES_MAX <= PAYLOAD_BYTES_MAX);
+
+impl Payload {
+    pub(crate) const EMPTY: Self = Self { bytes: [0; PAYLOAD_BYTES_MAX], len: 0 };
+
+    fn of(bytes: &[u8]) -> Option<Self> {
+        let mut payload = Self { len: bytes.len(), ..Self::EMPTY };
+        payload.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        Some(payload)
+    }
+
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
     }
 }
 
@@ -63,9 +109,17 @@ pub(crate) enum Received {
         bus: BusIndex,
         part: u8,
         is_last: bool,
-        filters: [u8; FILTERS_BYTES_MAX],
-        len: usize,
+        filters: Payload,
     },
+    Update {
+        number: u16,
+        action: UpdateAction,
+        payload: Payload,
+    },
+    Restart {
+        number: u16,
+    },
+    AskFirmware,
     Action {
         number: u16,
         action: Action,
@@ -81,20 +135,29 @@ impl Received {
         let (number, command) = match message {
             Down::Hello { session } => return Self::Hello { session },
             Down::Ping { nonce } => return Self::Ping { nonce },
+            Down::AskFirmware => return Self::AskFirmware,
             Down::Command { number, command } => (number, command),
+        };
+        let update = |action, payload| {
+            Payload::of(payload).map_or(Self::Unsupported { number }, |payload| Self::Update {
+                number,
+                action,
+                payload,
+            })
         };
         match command {
             Command::Mode { bus, bitrate, listen_only, sends_per_s_max } => {
                 Self::Action { number, action: Action::Mode { bus, bitrate, listen_only, sends_per_s_max } }
             }
             Command::Filters { bus, part, is_last, filters } => {
-                let mut copy = [0; FILTERS_BYTES_MAX];
-                match copy.get_mut(..filters.len()) {
-                    Some(slot) => slot.copy_from_slice(filters),
-                    None => return Self::Unsupported { number },
-                }
-                Self::Filters { number, bus, part, is_last, filters: copy, len: filters.len() }
+                let Some(filters) = Payload::of(filters) else { return Self::Unsupported { number } };
+                Self::Filters { number, bus, part, is_last, filters }
             }
+            Command::UpdateBegin { header } => update(UpdateAction::Begin, header),
+            Command::UpdateData { offset, data } => update(UpdateAction::Write { offset }, data),
+            Command::UpdateEnd => update(UpdateAction::End, &[]),
+            Command::Confirm => update(UpdateAction::Confirm, &[]),
+            Command::Restart => Self::Restart { number },
             Command::Send { id: CanId::Standard(id), .. } if id > CanId::STANDARD_MAX => {
                 Self::Unsupported { number }
             }
@@ -139,6 +202,13 @@ impl Commands {
         Some((number, action))
     }
 
+    /// Does something that no command asked for; false while there is something else to do.
+    pub(crate) fn begin(&mut self, action: Action) -> bool {
+        let is_idle = self.running.is_none();
+        self.running = self.running.or(Some((None, action)));
+        is_idle
+    }
+
     /// Numbers mean something else from now on. What the driver does it goes on with.
     fn begin_session(&mut self) {
         self.running = self.running.map(|(_, action)| (None, action));
@@ -171,7 +241,14 @@ impl<const QUEUE_BYTES: usize> Dongle<QUEUE_BYTES> {
                 self.say_that_it_sleeps(now_us);
                 return;
             }
+            Received::AskFirmware => {
+                let firmware = self.firmware;
+                self.queue_or_withhold(&Up::Firmware(firmware));
+                return;
+            }
             Received::Filters { number, .. }
+            | Received::Update { number, .. }
+            | Received::Restart { number }
             | Received::Action { number, .. }
             | Received::Unsupported { number } => (number, received),
         };
@@ -208,11 +285,20 @@ impl<const QUEUE_BYTES: usize> Dongle<QUEUE_BYTES> {
                 }
                 Some(refusal) => refusal,
             },
-            Received::Filters { bus, part, is_last, filters, len, .. } => {
-                let filters = filters.get(..len).unwrap_or_default();
+            Received::Update { action, payload, .. } => {
+                self.payload = payload;
+                self.commands.running = Some((Some(number), Action::Update(action)));
+                return;
+            }
+            Received::Restart { .. } => {
+                // The answer goes before.
+                self.restart_us = Some(now_us.saturating_add(RESTART_WITHIN_US));
+                Outcome::Done
+            }
+            Received::Filters { bus, part, is_last, filters, .. } => {
                 let outcome = self
                     .bus_mut(bus)
-                    .map_or(Outcome::NoSuchBus, |bus| bus.take_filters(part, is_last, filters));
+                    .map_or(Outcome::NoSuchBus, |bus| bus.take_filters(part, is_last, filters.as_slice()));
                 if outcome == Outcome::Done && is_last {
                     self.commands.running = Some((Some(number), Action::Filters { bus }));
                     return;
@@ -227,7 +313,8 @@ impl<const QUEUE_BYTES: usize> Dongle<QUEUE_BYTES> {
 
     /// Why the driver is not even asked.
     fn refusal(&mut self, now_us: u64, action: &Action) -> Option<Outcome> {
-        let Some(bus) = self.bus_mut(action.bus()) else { return Some(Outcome::NoSuchBus) };
+        let bus = action.bus()?;
+        let Some(bus) = self.bus_mut(bus) else { return Some(Outcome::NoSuchBus) };
         let Action::Send { .. } = action else { return None };
         let refusal = Some(bus.may_send(now_us)).filter(|outcome| *outcome != Outcome::Done);
         if refusal.is_some() {

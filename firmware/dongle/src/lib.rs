@@ -18,8 +18,8 @@
 
 use convoy_protocol::frame::{BusIndex, CanId};
 use convoy_protocol::link::{
-    self, BUSES_MAX, BusHealth, BusState, DongleInfo, HEALTH_PERIOD_US, HELLO_PERIOD_US, Head, Health,
-    LinkDecoder, Outcome, PACKET_BYTES_MAX, ResetCause, Up,
+    self, BUSES_MAX, BusHealth, BusState, DongleInfo, FirmwareInfo, HEALTH_PERIOD_US, HELLO_PERIOD_US, Head,
+    Health, LinkDecoder, Outcome, PACKET_BYTES_MAX, ResetCause, TRIAL_US, Up,
 };
 use embedded_can::Id;
 use heapless::Deque;
@@ -32,8 +32,8 @@ pub mod shell;
 use batch::OpenBatch;
 use bus::Bus;
 pub use bus::{Filter, SENDS_PER_S_MAX};
-use commands::Commands;
-pub use commands::{Action, SEND_BYTES_MAX};
+pub use commands::{Action, SEND_BYTES_MAX, UpdateAction};
+use commands::{Commands, Payload};
 
 /// Default size of the transmit queue, bytes: about 250 classic frames, 30 ms of a full 500 kbit/s bus.
 pub const QUEUE_BYTES_DEFAULT: usize = 4_096;
@@ -41,6 +41,8 @@ pub const QUEUE_BYTES_DEFAULT: usize = 4_096;
 pub const CONTROL_BYTES_RESERVED: usize = 2 * PACKET_BYTES_MAX;
 /// The buses are silent after this time without a frame, microseconds, and the dongle may sleep.
 pub const QUIET_AFTER_US: u64 = 30_000_000;
+/// What is queued has this long to be sent before a restart, microseconds.
+pub const RESTART_WITHIN_US: u64 = 200_000;
 
 /// What a board says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +83,11 @@ pub struct Dongle<const QUEUE_BYTES: usize = QUEUE_BYTES_DEFAULT> {
     sleeps: bool,
     health_due_us: u64,
     hello_due_us: u64,
+    firmware: FirmwareInfo,
+    /// What came with the command under way.
+    payload: Payload,
+    /// When it restarts at the latest.
+    restart_us: Option<u64>,
 }
 
 impl<const QUEUE_BYTES: usize> Dongle<QUEUE_BYTES> {
@@ -109,6 +116,9 @@ impl<const QUEUE_BYTES: usize> Dongle<QUEUE_BYTES> {
             sleeps: false,
             health_due_us: now_us.saturating_add(HEALTH_PERIOD_US),
             hello_due_us: now_us,
+            firmware: FirmwareInfo::NONE,
+            payload: Payload::EMPTY,
+            restart_us: None,
         }
     }
 
@@ -200,6 +210,9 @@ impl<const QUEUE_BYTES: usize> Dongle<QUEUE_BYTES> {
         if self.batch.due_us().is_some_and(|due_us| due_us <= now_us) {
             self.close_batch();
         }
+        if self.firmware.is_on_trial() && self.restart_us.is_none() && TRIAL_US <= now_us {
+            self.commands.begin(Action::Update(UpdateAction::GiveUp));
+        }
         if self.sleeps {
             return;
         }
@@ -226,7 +239,9 @@ impl<const QUEUE_BYTES: usize> Dongle<QUEUE_BYTES> {
             let hello_us = if self.session == 0 { self.hello_due_us } else { u64::MAX };
             self.health_due_us.min(quiet_us).min(hello_us)
         });
-        [own, self.batch.due_us()].into_iter().flatten().min()
+        let is_on_trial = self.firmware.is_on_trial() && self.commands.action().is_none();
+        let trial_us = is_on_trial.then_some(TRIAL_US);
+        [own, self.batch.due_us(), trial_us, self.restart_us].into_iter().flatten().min()
     }
 
     /// May the board sleep now, until a frame or a byte comes? Everything was sent.
@@ -256,8 +271,12 @@ impl<const QUEUE_BYTES: usize> Dongle<QUEUE_BYTES> {
     /// What became of [`Self::poll_action`].
     pub fn handle_outcome(&mut self, now_us: u64, outcome: Outcome) {
         let Some((number, action)) = self.commands.end(outcome) else { return };
-        if let Some(bus) = self.bus_mut(action.bus()) {
+        if let Some(bus) = action.bus().and_then(|bus| self.bus_mut(bus)) {
             bus.handle_outcome(now_us, &action, outcome);
+        }
+        if action == Action::Update(UpdateAction::GiveUp) {
+            // Whatever became of the mark: it is started only so often.
+            self.restart_us = Some(now_us.saturating_add(RESTART_WITHIN_US));
         }
         if let Some(number) = number {
             self.queue_or_withhold(&Up::Ack { number, outcome });
@@ -267,6 +286,22 @@ impl<const QUEUE_BYTES: usize> Dongle<QUEUE_BYTES> {
     /// The frames that are wanted of a bus, for a controller that can choose; none: every frame.
     pub fn filters(&self, bus: BusIndex) -> &[Filter] {
         self.buses.get(usize::from(bus.0)).map_or(&[], Bus::filters)
+    }
+
+    /// What came with the command that [`Self::poll_action`] tells of.
+    pub fn payload(&self) -> &[u8] {
+        self.payload.as_slice()
+    }
+
+    /// What the slots of the firmware hold; until it is told, the board has none.
+    pub fn handle_firmware(&mut self, firmware: FirmwareInfo) {
+        self.firmware = firmware;
+    }
+
+    /// The board is to start anew when what is queued is sent, and at this time at the latest: the agent asked for it, or nobody
+    /// confirms the image that runs.
+    pub fn restart_us(&self) -> Option<u64> {
+        self.restart_us
     }
 
     /// Counters and states.

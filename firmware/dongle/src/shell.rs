@@ -5,12 +5,14 @@
 //! ([`Machine`]), and calls [`Shell::turn`] for ever.
 
 use convoy_protocol::frame::{BusIndex, CanId};
-use convoy_protocol::link::{BusState, Outcome};
+use convoy_protocol::link::{BusState, FirmwareInfo, Outcome};
+use convoy_slots::Update;
 use embedded_can::nb::Can;
 use embedded_can::{Error as _, ErrorKind, ExtendedId, Frame as _, Id, StandardId};
 use embedded_io::{Read, ReadReady, Write, WriteReady};
+use embedded_storage::nor_flash::NorFlash;
 
-use crate::{Action, Board, Dongle, Filter};
+use crate::{Action, Board, Dongle, Filter, UpdateAction};
 
 /// Frames of one bus that are taken before anything else gets its turn: what a controller's own queue holds.
 pub const FRAMES_A_TURN: usize = 4;
@@ -70,6 +72,31 @@ pub trait Machine {
     fn supply_mv(&mut self) -> u16 {
         0
     }
+
+    /// What the slots of the firmware hold. The default has none.
+    fn firmware(&mut self) -> FirmwareInfo {
+        FirmwareInfo::NONE
+    }
+
+    /// Does something with the slots ([`carry_out`]); `payload` is what came with it. The default has none.
+    fn update(&mut self, action: UpdateAction, payload: &[u8]) -> Outcome {
+        let _ = (action, payload);
+        Outcome::Unsupported
+    }
+
+    /// Starts the board anew, by way of its boot loader; where it returns, the dongle goes on.
+    fn restart(&mut self);
+}
+
+/// What [`Machine::update`] does where there are slots.
+pub fn carry_out<F: NorFlash>(update: &mut Update<F>, action: UpdateAction, payload: &[u8]) -> Outcome {
+    match action {
+        UpdateAction::Begin => update.begin(payload),
+        UpdateAction::Write { offset } => update.write(offset, payload),
+        UpdateAction::End => update.end(),
+        UpdateAction::Confirm => update.confirm(),
+        UpdateAction::GiveUp => update.give_up(),
+    }
 }
 
 /// Whether the main loop has a reason to go on at once.
@@ -103,8 +130,9 @@ where
 {
     /// A dongle that starts now.
     pub fn new(board: Board, mut machine: M, line: L, buses: [C; BUSES]) -> Self {
-        let now_us = machine.now_us();
-        Self { dongle: Dongle::new(board, now_us), machine, line, buses }
+        let mut dongle = Dongle::new(board, machine.now_us());
+        dongle.handle_firmware(machine.firmware());
+        Self { dongle, machine, line, buses }
     }
 
     /// What the dongle knows.
@@ -129,7 +157,14 @@ where
             self.dongle.handle_supply(self.machine.supply_mv());
             self.dongle.handle_timeout(self.machine.now_us());
         }
-        if !self.send_bytes() || has_worked {
+        let is_sent = self.send_bytes();
+        let is_time = |restart_us| is_sent || self.machine.has_reached(restart_us);
+        if self.dongle.restart_us().is_some_and(is_time) {
+            // What the line still holds is lost otherwise; an error of it changes nothing.
+            let _ = self.line.flush();
+            self.machine.restart();
+        }
+        if !is_sent || has_worked {
             return Turn::Worked;
         }
         self.dongle.poll_timeout().map_or(Turn::Idle, Turn::IdleUntil)
@@ -153,19 +188,35 @@ where
 
     /// What the agent asked for.
     fn act(&mut self, action: &Action) -> Outcome {
-        let index = action.bus();
-        let Some(controller) = self.buses.get_mut(usize::from(index.0)) else { return Outcome::NoSuchBus };
+        let none = Outcome::NoSuchBus;
         match action {
-            Action::Mode { bitrate, listen_only, .. } => {
-                let outcome = controller.open(*bitrate, *listen_only);
+            Action::Update(action) => self.update(*action),
+            Action::Mode { bus, bitrate, listen_only, .. } => {
+                let controller = self.buses.get_mut(usize::from(bus.0));
+                let outcome = controller.map_or(none, |controller| controller.open(*bitrate, *listen_only));
                 self.look_at_controllers();
                 outcome
             }
-            Action::Filters { .. } => controller.choose(self.dongle.filters(index)),
-            Action::Send { id, data, len, .. } => {
-                send(controller, *id, data.get(..usize::from(*len)).unwrap_or_default())
+            Action::Filters { bus } => {
+                let filters = self.dongle.filters(*bus);
+                let controller = self.buses.get_mut(usize::from(bus.0));
+                controller.map_or(none, |controller| controller.choose(filters))
+            }
+            Action::Send { bus, id, data, len } => {
+                let data = data.get(..usize::from(*len)).unwrap_or_default();
+                let controller = self.buses.get_mut(usize::from(bus.0));
+                controller.map_or(none, |controller| send(controller, *id, data))
             }
         }
+    }
+
+    fn update(&mut self, action: UpdateAction) -> Outcome {
+        let outcome = self.machine.update(action, self.dongle.payload());
+        // Parts come by the hundred, and change nothing that is told.
+        if !matches!(action, UpdateAction::Write { .. }) {
+            self.dongle.handle_firmware(self.machine.firmware());
+        }
+        outcome
     }
 
     fn look_at_controllers(&mut self) {

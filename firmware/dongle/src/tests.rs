@@ -1,5 +1,5 @@
 use convoy_protocol::link::records::records;
-use convoy_protocol::link::{BATCH_AGE_US, Command, Down};
+use convoy_protocol::link::{BATCH_AGE_US, Command, Down, Slot, SlotInfo, SlotState};
 use embedded_can::{ExtendedId, Frame, StandardId};
 use proptest::prelude::*;
 
@@ -24,6 +24,7 @@ struct Host {
     hellos: u32,
     acks: Vec<(u16, Outcome)>,
     pongs: Vec<(u32, u64)>,
+    firmwares: Vec<FirmwareInfo>,
 }
 
 impl Host {
@@ -54,6 +55,7 @@ impl Host {
             }
             Up::Ack { number, outcome } => self.acks.push((number, outcome)),
             Up::Pong { nonce, uptime_us } => self.pongs.push((nonce, uptime_us)),
+            Up::Firmware(firmware) => self.firmwares.push(firmware),
         }
     }
 
@@ -373,6 +375,81 @@ fn silence_puts_it_to_sleep_after_everything_was_said_and_a_frame_wakes_it() {
     dongle.handle_timeout(now_us);
     host.drain(&mut dongle);
     assert_eq!((host.healths.len(), host.healths.last().unwrap().sleeps, host.frames.len()), (31, false, 1));
+}
+
+fn on_trial() -> FirmwareInfo {
+    let slot = |state| SlotInfo { address: 512, image_bytes_max: 1_000, state, version: (1, 2, 3) };
+    FirmwareInfo { running: Some(Slot::B), slots: [slot(SlotState::Confirmed), slot(SlotState::Tried)] }
+}
+
+#[test]
+fn parts_of_an_image_are_handed_on_one_by_one_and_a_repeated_one_is_written_once() {
+    let (mut dongle, mut host) = greeted::<QUEUE_BYTES_DEFAULT>();
+    host.send(&mut dongle, 0, &Down::AskFirmware);
+    dongle.handle_firmware(on_trial());
+    host.send(&mut dongle, 0, &Down::AskFirmware);
+    host.command(&mut dongle, 0, 1, Command::UpdateBegin { header: &[5; 192] });
+    assert_eq!(dongle.poll_action(), Some(Action::Update(UpdateAction::Begin)));
+    assert_eq!(dongle.payload(), [5; 192]);
+    host.command(&mut dongle, 0, 2, Command::UpdateData { offset: 0, data: &[6; 192] });
+    assert_eq!(dongle.payload(), [5; 192], "it waits for the answer to the first one");
+    dongle.handle_outcome(0, Outcome::Done);
+    let part = Command::UpdateData { offset: 192, data: &[7; 3] };
+    host.command(&mut dongle, 0, 3, part);
+    assert_eq!(dongle.poll_action(), Some(Action::Update(UpdateAction::Write { offset: 192 })));
+    assert_eq!(dongle.payload(), [7; 3]);
+    dongle.handle_outcome(0, Outcome::Done);
+    host.command(&mut dongle, 0, 3, part);
+    assert_eq!(dongle.poll_action(), None);
+    for (number, command, action) in
+        [(4, Command::UpdateEnd, UpdateAction::End), (5, Command::Confirm, UpdateAction::Confirm)]
+    {
+        host.command(&mut dongle, 0, number, command);
+        assert_eq!(dongle.poll_action(), Some(Action::Update(action)));
+        dongle.handle_outcome(0, Outcome::FlashFailed);
+    }
+    // Longer than any part is.
+    host.command(&mut dongle, 0, 6, Command::UpdateData { offset: 0, data: &[0; 201] });
+    host.drain(&mut dongle);
+    use Outcome::{Busy, Done, FlashFailed, Unsupported};
+    let outcomes =
+        [(2, Busy), (1, Done), (3, Done), (3, Done), (4, FlashFailed), (5, FlashFailed), (6, Unsupported)];
+    assert_eq!(host.acks, outcomes);
+    assert_eq!(host.firmwares, [FirmwareInfo::NONE, on_trial()]);
+}
+
+#[test]
+fn a_restart_waits_until_its_answer_is_sent_but_not_for_ever() {
+    let (mut dongle, mut host) = greeted::<QUEUE_BYTES_DEFAULT>();
+    assert_eq!(dongle.restart_us(), None);
+    host.command(&mut dongle, 1_000, 1, Command::Restart);
+    assert_eq!((dongle.restart_us(), dongle.poll_timeout()), (Some(201_000), Some(201_000)));
+    host.drain(&mut dongle);
+    assert_eq!(host.acks, [(1, Outcome::Done)]);
+}
+
+#[test]
+fn an_image_that_nobody_confirms_in_time_is_given_up_and_a_confirmed_one_stays() {
+    let (mut dongle, mut host) = greeted::<QUEUE_BYTES_DEFAULT>();
+    dongle.handle_firmware(on_trial());
+    // Asleep or not.
+    while !dongle.may_sleep() {
+        assert_eq!((dongle.poll_action(), dongle.restart_us()), (None, None));
+        let now_us = dongle.poll_timeout().unwrap();
+        dongle.handle_timeout(now_us);
+        host.drain(&mut dongle);
+        if now_us == TRIAL_US {
+            break;
+        }
+    }
+    assert_eq!(dongle.poll_action(), Some(Action::Update(UpdateAction::GiveUp)));
+    dongle.handle_outcome(TRIAL_US, Outcome::FlashFailed);
+    assert_eq!(dongle.restart_us(), Some(TRIAL_US + RESTART_WITHIN_US));
+    let (mut dongle, _) = greeted::<QUEUE_BYTES_DEFAULT>();
+    let confirmed = FirmwareInfo { running: Some(Slot::A), ..on_trial() };
+    dongle.handle_firmware(confirmed);
+    dongle.handle_timeout(TRIAL_US);
+    assert_eq!((dongle.poll_action(), dongle.restart_us()), (None, None));
 }
 
 proptest! {
