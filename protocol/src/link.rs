@@ -487,6 +487,11 @@ pub fn encode<'o>(
     Ok(&out[..=stuffed])
 }
 
+/// The checksum that a packet ends with: CRC-32C (RFC 3720), for others who need one and have no room for a second table.
+pub fn checksum(bytes: &[u8]) -> u32 {
+    CRC32C.checksum(bytes)
+}
+
 /// A packet that arrived whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet<'a> {

@@ -5,8 +5,8 @@ use cortex_m::peripheral::NVIC;
 use lm3s6965::Interrupt;
 
 use crate::clock::Clock;
-use crate::registers::{Offset, PORT_A, PORT_D, Registers, SYSTEM};
 use crate::uart;
+use convoy_board_lm3s6965::registers::{Offset, PORT_A, PORT_D, Registers, SYSTEM};
 
 /// The processor's clock, Hz: the fastest of this chip.
 pub(crate) const CLOCK_HZ: u32 = 50_000_000;

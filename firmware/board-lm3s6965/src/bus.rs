@@ -11,7 +11,7 @@
 //! | 4 | CRC-32C of all before |
 
 use convoy_protocol::frame::{CanId, FRAME_DATA_BYTES_MAX};
-use crc::{CRC_32_ISCSI, Crc, Table};
+use convoy_protocol::link;
 use embedded_can::{ExtendedId, Frame, Id, StandardId};
 
 const EXTENDED: u32 = 1 << 31;
@@ -22,8 +22,6 @@ const HEAD_BYTES: usize = 9;
 const CRC_BYTES: usize = 4;
 /// COBS adds one byte in 254.
 pub(crate) const RECORD_BYTES_MAX: usize = HEAD_BYTES + FRAME_DATA_BYTES_MAX + CRC_BYTES + 1;
-
-static CRC32C: Crc<u32, Table<1>> = Crc::<u32, Table<1>>::new(&CRC_32_ISCSI);
 
 /// What a record says.
 pub(crate) enum Event {
@@ -112,7 +110,7 @@ impl BusSide {
         plain.extend_from_slice(&bits.to_le_bytes()).ok()?;
         plain.push(u8::try_from(data.len()).ok()?).ok()?;
         plain.extend_from_slice(data).ok()?;
-        let crc = CRC32C.checksum(&plain);
+        let crc = link::checksum(&plain);
         plain.extend_from_slice(&crc.to_le_bytes()).ok()?;
         // What is behind the stuffed bytes is zero, as it was: the end of the record.
         let stuffed = cobs::try_encode(&plain, &mut out[..]).ok()?;
@@ -125,7 +123,7 @@ impl BusSide {
 fn read(stuffed: &mut [u8]) -> Option<(u32, Event)> {
     let len = cobs::decode_in_place(stuffed).ok()?;
     let (body, crc) = stuffed.get(..len)?.split_last_chunk::<CRC_BYTES>()?;
-    if CRC32C.checksum(body) != u32::from_le_bytes(*crc) {
+    if link::checksum(body) != u32::from_le_bytes(*crc) {
         return None;
     }
     let (sequence, rest) = body.split_first_chunk::<4>()?;

@@ -2,7 +2,6 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use convoy_dongle::shell::Machine;
 use cortex_m::peripheral::syst::SystClkSource;
 use cortex_m::peripheral::{SCB, SYST};
 use cortex_m_rt::exception;
@@ -41,10 +40,9 @@ impl Clock {
     pub(crate) fn end_of_period_us(&self) -> u64 {
         (u64::from(PERIODS.load(Ordering::Relaxed)) + 1) * u64::from(PERIOD_US)
     }
-}
 
-impl Machine for Clock {
-    fn now_us(&mut self) -> u64 {
+    /// Never less than before.
+    pub(crate) fn now_us(&mut self) -> u64 {
         let (periods, ticks) = loop {
             let periods = PERIODS.load(Ordering::Relaxed);
             let ticks = elapsed_ticks();
@@ -59,13 +57,11 @@ impl Machine for Clock {
         self.last_us
     }
 
-    /// Asks the timer only where the counted periods leave it open: in QEMU a register costs as much as a hundred other
+    /// Whether it is that time. Asks the timer only where the counted periods leave it open: in QEMU a register costs as much as a hundred other
     /// instructions.
-    fn has_reached(&mut self, time_us: u64) -> bool {
+    pub(crate) fn has_reached(&mut self, time_us: u64) -> bool {
         time_us < self.end_of_period_us() && time_us <= self.now_us()
     }
-
-    fn feed_watchdog(&mut self) {}
 }
 
 /// The timer counts down.

@@ -16,28 +16,27 @@ mod bus;
 mod clock;
 mod controller;
 mod emulator;
-mod registers;
+mod machine;
 mod uart;
 
+use convoy_board_lm3s6965::layout::NAME;
+use convoy_board_lm3s6965::restart;
 use convoy_dongle::shell::{Machine as _, Shell, Turn};
 use convoy_dongle::{Board, QUEUE_BYTES_DEFAULT};
-use convoy_protocol::link::{BATCH_AGE_US, ResetCause};
+use convoy_protocol::link::BATCH_AGE_US;
 use cortex_m::singleton;
 use cortex_m_rt::entry;
 use heapless::spsc::Queue;
 
-use clock::Clock;
 use controller::RecordBus;
+use machine::Rest;
 use uart::{Line, Port};
-
-/// What the agent is told.
-const BOARD: Board = Board { name: "lm3s6965", firmware: (0, 1, 0), buses: 1, reset: ResetCause::Unknown };
 
 /// Received bytes that may wait for the main loop: 80 classic frames on the bus side, a handful of messages on the link.
 const BUS_BYTES_MAX: usize = 2_048;
 const LINK_BYTES_MAX: usize = 512;
 
-type Device = Shell<Clock, Line, RecordBus, 1, QUEUE_BYTES_DEFAULT>;
+type Device = Shell<Rest, Line, RecordBus, 1, QUEUE_BYTES_DEFAULT>;
 
 #[entry]
 fn main() -> ! {
@@ -46,10 +45,12 @@ fn main() -> ! {
     let (Some(clock), Some(link_queue), Some(bus_queue)) = (board::start(), link_queue, bus_queue) else {
         panic!("started twice");
     };
+    let mut machine = Rest::new(clock, run as *const () as usize);
+    let board = Board { name: NAME, firmware: machine.version(), buses: 1, reset: restart::take_cause() };
     let (mut link, bus) = (Line::open(&uart::LINK, link_queue), Line::open(&uart::BUS, bus_queue));
     // Ends whatever the agent heard while this board started, and says that from now on it listens.
     link.transmit(&[0]);
-    let Some(device) = singleton!(: Device = Shell::new(BOARD, clock, link, [RecordBus::new(bus)])) else {
+    let Some(device) = singleton!(: Device = Shell::new(board, machine, link, [RecordBus::new(bus)])) else {
         panic!("started twice");
     };
     run(device)
@@ -58,7 +59,7 @@ fn main() -> ! {
 fn run(device: &mut Device) -> ! {
     loop {
         let turn = device.turn();
-        let Shell { machine: clock, line, buses: [bus], .. } = device;
+        let Shell { machine, line, buses: [bus], .. } = device;
         if bus.has_ended() {
             end(device);
         }
@@ -70,7 +71,7 @@ fn run(device: &mut Device) -> ! {
         // Interrupts wait from here on, so that a byte between the question and the sleep still wakes the core.
         cortex_m::interrupt::free(|_| {
             // What is due before the timer's next interrupt is not slept over.
-            if timeout_us >= clock.end_of_period_us() && line.is_quiet() && bus.is_quiet() {
+            if timeout_us >= machine.clock.end_of_period_us() && line.is_quiet() && bus.is_quiet() {
                 cortex_m::asm::wfi();
             }
         });

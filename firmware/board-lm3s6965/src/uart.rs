@@ -9,7 +9,7 @@ use embedded_io::{ErrorType, Read, ReadReady, Write, WriteReady};
 use heapless::spsc::{Consumer, Producer, Queue};
 
 use crate::board::CLOCK_HZ;
-use crate::registers::{Offset, Registers, UART0, UART1};
+use convoy_board_lm3s6965::registers::{Offset, Registers, UART0, UART1};
 
 /// What the agent expects of a dongle, bit/s: 4,000 frames of 8 bytes a second take 64 kB/s of its 100.
 const BAUD: u32 = 1_000_000;
