@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`frame`] | dongle, agent | a CAN frame in memory |
 //! | [`link`] | dongle, agent | numbered frames and commands: postcard + CRC-32C + COBS on a serial line |
+//! | [`stuffing`] | dongle, agent | COBS |
 //! | [`envelope`] | agent, bridge, ingest | magic, version, header, typed sections, CRC-32C |
 //! | [`columns`], [`compact`] | agent, ingest | samples by column, inside an envelope section |
 //! | [`manifest`] | agent, ingest | what a raw signal value means |
@@ -48,6 +49,7 @@ pub mod link;
 pub mod manifest;
 #[cfg(feature = "alloc")]
 pub mod report;
+pub mod stuffing;
 pub mod time;
 #[cfg(feature = "alloc")]
 pub mod topic;

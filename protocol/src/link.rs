@@ -47,10 +47,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::CRC32C;
 use crate::frame::{BusIndex, CanId};
+use crate::{CRC32C, stuffing};
 
 pub mod records;
+mod writer;
+
+use writer::{NotWritten, Writer};
 
 /// The version this crate writes and reads.
 pub const VERSION: u8 = 1;
@@ -473,18 +476,27 @@ pub fn encode<'o>(
     out: &'o mut [u8; PACKET_BYTES_MAX],
 ) -> Result<&'o [u8], MessageTooLong> {
     let mut body = [0; BODY_BYTES_MAX];
-    body[0] = VERSION;
-    body[1..5].copy_from_slice(&head.session.to_le_bytes());
-    body[5..HEAD_BYTES].copy_from_slice(&head.sequence.to_le_bytes());
-    let message = postcard::to_slice(message, &mut body[HEAD_BYTES..HEAD_BYTES + MESSAGE_BYTES_MAX])
-        .map_err(|_| MessageTooLong)?;
-    let len = HEAD_BYTES + message.len();
-    let crc = CRC32C.checksum(&body[..len]);
-    body[len..len + CRC_BYTES].copy_from_slice(&crc.to_le_bytes());
-    let stuffed = cobs::try_encode(&body[..len + CRC_BYTES], &mut out[..]).map_err(|_| MessageTooLong)?;
-    let end = out.get_mut(stuffed).ok_or(MessageTooLong)?;
-    *end = 0;
-    Ok(&out[..=stuffed])
+    let len = put_body(head, message, &mut body).map_err(|_| MessageTooLong)?;
+    let body = body.get(..len).ok_or(MessageTooLong)?;
+    let stuffed = stuffing::encode(body, out).ok_or(MessageTooLong)?;
+    *out.get_mut(stuffed).ok_or(MessageTooLong)? = 0;
+    out.get(..=stuffed).ok_or(MessageTooLong)
+}
+
+fn put_body(
+    head: Head,
+    message: &impl Serialize,
+    out: &mut [u8; BODY_BYTES_MAX],
+) -> Result<usize, NotWritten> {
+    let mut body = Writer::new(out);
+    body.put(&[VERSION])?;
+    body.put(&head.session.to_le_bytes())?;
+    body.put(&head.sequence.to_le_bytes())?;
+    message.serialize(&mut body)?;
+    let crc = CRC32C.checksum(body.written());
+    // A message that is too long leaves no room for it.
+    body.put(&crc.to_le_bytes())?;
+    Ok(body.len())
 }
 
 /// The checksum that a packet ends with: CRC-32C (RFC 3720), for others who need one and have no room for a second table.
@@ -561,7 +573,7 @@ impl LinkDecoder {
         if overrun {
             return None;
         }
-        let plain_len = cobs::decode_in_place(self.buffer.get_mut(..len)?).ok()?;
+        let plain_len = stuffing::decode_in_place(self.buffer.get_mut(..len)?)?;
         let (body, crc) = self.buffer.get(..plain_len)?.split_last_chunk::<CRC_BYTES>()?;
         if CRC32C.checksum(body) != u32::from_le_bytes(*crc) {
             return None;

@@ -9,6 +9,7 @@
 //!
 //! A frame of 8 bytes takes 12 to 16 bytes, 13 or 15 on a busy bus.
 
+use super::writer::Writer;
 use crate::frame::{BusIndex, CanId, FRAME_DATA_BYTES_MAX};
 
 /// Longest record, bytes: a CAN FD frame after a long pause.
@@ -43,31 +44,16 @@ pub fn put(out: &mut [u8], later_us: u64, bus: BusIndex, id: CanId, data: &[u8])
         CanId::Standard(id) => (0, u32::from(id).to_le_bytes(), 2),
         CanId::Extended(id) => (EXTENDED, id.to_le_bytes(), 4),
     };
-    let mut record = [0; RECORD_BYTES_MAX];
     #[allow(clippy::cast_possible_truncation, reason = "one of 16 codes")]
     let head = extended | bus.0 << 4 | code as u8;
-    record[0] = head;
-    let mut len = 1 + put_varint(&mut record[1..], later_us);
-    record[len..len + id_len].copy_from_slice(&id_bytes[..id_len]);
-    len += id_len;
-    record[len..len + data.len()].copy_from_slice(data);
-    len += data.len();
-    out.get_mut(..len)?.copy_from_slice(&record[..len]);
-    Some(len)
-}
-
-fn put_varint(out: &mut [u8], mut value: u64) -> usize {
-    let mut len = 0;
-    for slot in out {
-        len += 1;
-        *slot = value.to_le_bytes()[0] & 0x7F;
-        value >>= 7;
-        if value == 0 {
-            break;
-        }
-        *slot |= 0x80;
-    }
-    len
+    let mut record = [0; RECORD_BYTES_MAX];
+    let mut writer = Writer::new(&mut record);
+    writer.put(&[head]).ok()?;
+    writer.put_varint(later_us).ok()?;
+    writer.put(id_bytes.get(..id_len)?).ok()?;
+    writer.put(data).ok()?;
+    out.get_mut(..writer.len())?.copy_from_slice(writer.written());
+    Some(writer.len())
 }
 
 /// The records of a batch whose first frame is of `time_us`; ends with `Err` where one is cut short.
