@@ -12,6 +12,7 @@
 
 use convoy_protocol::frame::{CanId, FRAME_DATA_BYTES_MAX};
 use convoy_protocol::link;
+use convoy_protocol::stuffing;
 use embedded_can::{ExtendedId, Frame, Id, StandardId};
 
 const EXTENDED: u32 = 1 << 31;
@@ -112,8 +113,8 @@ impl BusSide {
         plain.extend_from_slice(data).ok()?;
         let crc = link::checksum(&plain);
         plain.extend_from_slice(&crc.to_le_bytes()).ok()?;
-        // What is behind the stuffed bytes is zero, as it was: the end of the record.
-        let stuffed = cobs::try_encode(&plain, &mut out[..]).ok()?;
+        let stuffed = stuffing::encode(&plain, out)?;
+        *out.get_mut(stuffed)? = 0;
         self.sent = self.sent.wrapping_add(1);
         out.get(..=stuffed)
     }
@@ -121,7 +122,7 @@ impl BusSide {
 
 /// The record's number and what it says.
 fn read(stuffed: &mut [u8]) -> Option<(u32, Event)> {
-    let len = cobs::decode_in_place(stuffed).ok()?;
+    let len = stuffing::decode_in_place(stuffed)?;
     let (body, crc) = stuffed.get(..len)?.split_last_chunk::<CRC_BYTES>()?;
     if link::checksum(body) != u32::from_le_bytes(*crc) {
         return None;

@@ -1,54 +1,72 @@
-//! How a run in QEMU ends, by semihosting: with what was counted and status 0, or with status 1.
+//! How a run in QEMU ends, by semihosting: with what was counted and status 0, or with why it failed and status 1.
+//!
+//! Numbers are written without `core::fmt`: it takes as much flash as the dongle, and calls by pointers, which hides from
+//! `cargo xtask firmware` how much stack is needed.
 
 use core::panic::PanicInfo;
 
 use cortex_m_semihosting::debug::{self, EXIT_FAILURE, EXIT_SUCCESS};
-use cortex_m_semihosting::hio;
+use cortex_m_semihosting::hio::{self, HostStream};
 
 use crate::bus::Counters;
 
 /// Tells the one who started QEMU what this board counted, one `name=number` a word, and ends.
 pub(crate) fn end(bus: &Counters, bus_overruns: u32, link_overruns: u32) -> ! {
-    let Counters { frames_lost, records_rejected } = *bus;
-    let counts = [
-        ("frames_lost=", frames_lost),
-        (" records_rejected=", records_rejected),
+    let counted = [
+        ("frames_lost=", bus.frames_lost),
+        (" records_rejected=", bus.records_rejected),
         (" bus_overruns=", bus_overruns),
         (" link_overruns=", link_overruns),
     ];
-    if let Ok(mut output) = hio::hstdout() {
-        for (name, count) in counts {
-            let mut digits = [0; 10];
-            let is_written = output
-                .write_all(name.as_bytes())
-                .and_then(|()| output.write_all(decimal(count, &mut digits)));
-            if is_written.is_err() {
-                exit(EXIT_FAILURE);
-            }
-        }
+    let out = hio::hstdout();
+    for (name, number) in counted {
+        say(out, name);
+        say_number(out, number);
     }
+    say(out, "\n");
     exit(EXIT_SUCCESS)
 }
 
-/// `core::fmt` takes 2 KiB for this.
-fn decimal(mut number: u32, digits: &mut [u8; 10]) -> &[u8] {
-    let mut len = 0;
-    for slot in digits.iter_mut().rev() {
-        // One digit.
-        *slot = b'0' + (number % 10) as u8;
-        number /= 10;
-        len += 1;
-        if number == 0 {
+/// Ends a run that cannot go on, without a panic.
+pub(crate) fn fail(why: &str) -> ! {
+    let out = hio::hstderr();
+    say(out, why);
+    say(out, "\n");
+    exit(EXIT_FAILURE)
+}
+
+/// Rust asks for it. The image has no way here: `cargo xtask firmware` refuses one that has.
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    let out = hio::hstderr();
+    say(out, "panicked");
+    if let Some(place) = info.location() {
+        say(out, " at ");
+        say(out, place.file());
+        say(out, ":");
+        say_number(out, place.line());
+    }
+    say(out, "\n");
+    exit(EXIT_FAILURE)
+}
+
+/// A debugger that takes no text is nobody to complain to.
+fn say(out: Result<HostStream, ()>, text: &str) {
+    let _ = out.and_then(|mut out| out.write_all(text.as_bytes()));
+}
+
+fn say_number(out: Result<HostStream, ()>, number: u32) {
+    let mut digits = [0; 10];
+    let (mut rest, mut first) = (number, digits.len());
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (rest % 10).to_le_bytes()[0];
+        (rest, first) = (rest / 10, first.saturating_sub(1));
+        if rest == 0 {
             break;
         }
     }
-    digits.get(10 - len..).unwrap_or_default()
-}
-
-/// Nothing of the release image refers to it, which `cargo xtask firmware` looks at.
-#[panic_handler]
-fn panic(_: &PanicInfo<'_>) -> ! {
-    exit(EXIT_FAILURE)
+    let digits = digits.get(first..).unwrap_or_default();
+    let _ = out.and_then(|mut out| out.write_all(digits));
 }
 
 fn exit(status: debug::ExitStatus) -> ! {

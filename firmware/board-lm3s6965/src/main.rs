@@ -24,7 +24,6 @@ use convoy_board_lm3s6965::restart;
 use convoy_dongle::shell::{Machine as _, Shell, Turn};
 use convoy_dongle::{Board, QUEUE_BYTES_DEFAULT};
 use convoy_protocol::link::BATCH_AGE_US;
-use cortex_m::singleton;
 use cortex_m_rt::entry;
 use heapless::spsc::Queue;
 
@@ -40,20 +39,17 @@ type Device = Shell<Rest, Line, RecordBus, 1, QUEUE_BYTES_DEFAULT>;
 
 #[entry]
 fn main() -> ! {
-    let link_queue = singleton!(: Queue<u8, LINK_BYTES_MAX> = Queue::new());
-    let bus_queue = singleton!(: Queue<u8, BUS_BYTES_MAX> = Queue::new());
-    let (Some(clock), Some(link_queue), Some(bus_queue)) = (board::start(), link_queue, bus_queue) else {
-        panic!("started twice");
-    };
+    static mut LINK_QUEUE: Queue<u8, LINK_BYTES_MAX> = Queue::new();
+    static mut BUS_QUEUE: Queue<u8, BUS_BYTES_MAX> = Queue::new();
+    let Some(clock) = board::start() else { emulator::fail("started twice") };
     let mut machine = Rest::new(clock, run as *const () as usize);
     let board = Board { name: NAME, firmware: machine.version(), buses: 1, reset: restart::take_cause() };
-    let (mut link, bus) = (Line::open(&uart::LINK, link_queue), Line::open(&uart::BUS, bus_queue));
+    let (mut link, bus) = (Line::open(&uart::LINK, LINK_QUEUE), Line::open(&uart::BUS, BUS_QUEUE));
     // Ends whatever the agent heard while this board started, and says that from now on it listens.
     link.transmit(&[0]);
-    let Some(device) = singleton!(: Device = Shell::new(board, machine, link, [RecordBus::new(bus)])) else {
-        panic!("started twice");
-    };
-    run(device)
+    // Not in a static: a value made for one is made on the stack first, and takes twice its memory.
+    let mut device = Shell::new(board, machine, link, [RecordBus::new(bus)]);
+    run(&mut device)
 }
 
 fn run(device: &mut Device) -> ! {

@@ -1,6 +1,6 @@
 //! The two serial lines (PL011): received under interrupts into a queue, transmitted by the main loop.
 
-use core::cell::RefCell;
+use core::cell::Cell;
 use core::convert::Infallible;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -48,7 +48,7 @@ pub(crate) struct Port {
     /// The queue was full: bytes wait in the receiver.
     is_paused: AtomicBool,
     /// On its way from the main loop to the interrupt.
-    queue: Mutex<RefCell<Option<Producer<'static, u8>>>>,
+    queue: Mutex<Cell<Option<Producer<'static, u8>>>>,
 }
 
 impl Port {
@@ -57,7 +57,7 @@ impl Port {
             registers,
             overruns: AtomicU32::new(0),
             is_paused: AtomicBool::new(false),
-            queue: Mutex::new(RefCell::new(None)),
+            queue: Mutex::new(Cell::new(None)),
         }
     }
 
@@ -114,7 +114,7 @@ impl Line {
         queue: &'static mut Queue<u8, BYTES_MAX>,
     ) -> Self {
         let (producer, received) = queue.split();
-        cortex_m::interrupt::free(|section| port.queue.borrow(section).replace(Some(producer)));
+        cortex_m::interrupt::free(|section| port.queue.borrow(section).set(Some(producer)));
         // What was there before the start is of no use, and while it waits nothing more is announced.
         while port.registers.read(FLAGS) & RECEIVE_EMPTY == 0 {
             port.registers.read(DATA);

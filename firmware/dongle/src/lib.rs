@@ -92,6 +92,8 @@ pub struct Dongle<const QUEUE_BYTES: usize = QUEUE_BYTES_DEFAULT> {
 
 impl<const QUEUE_BYTES: usize> Dongle<QUEUE_BYTES> {
     /// A dongle that starts now, and greets at once.
+    // The compiler makes the buses beside it first: on a stack that is free again when this returns.
+    #[inline(never)]
     pub fn new(board: Board, now_us: u64) -> Self {
         const {
             assert!(QUEUE_BYTES >= PACKET_BYTES_MAX + CONTROL_BYTES_RESERVED, "queue holds no packet");
