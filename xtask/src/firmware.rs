@@ -1,10 +1,12 @@
 //! `cargo xtask firmware`: the images of the boards, built for microcontrollers whose target this machine's Rust lacks.
 
+mod code;
 mod size;
+mod thumb;
 mod toolchain;
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -13,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use crate::command::{cargo, run_streaming, shown, target_dir, workspace_root};
 use crate::static_build::executable;
 use crate::table::{Align, render};
+use code::Code;
 use size::Size;
 use toolchain::Toolchain;
 
@@ -70,7 +73,7 @@ pub(crate) struct Emulation {
 /// Builds every board and prints the sizes; `false` if one does not fit.
 ///
 /// # Errors
-/// When the tools cannot be had or an image cannot be built.
+/// When the tools cannot be had, or an image cannot be built or can panic.
 pub(crate) fn run() -> Result<bool> {
     let images = build(&toolchain::prepare()?)?;
     Ok(images.iter().all(Image::fits))
@@ -87,7 +90,7 @@ pub(crate) fn prepare() -> Result<()> {
 /// Builds every board, for the suite.
 ///
 /// # Errors
-/// When the tools cannot be had, or an image cannot be built or is too large.
+/// When the tools cannot be had, or an image cannot be built, can panic or is too large.
 pub(crate) fn emulation() -> Result<Emulation> {
     let toolchain = toolchain::prepare()?;
     let images = build(&toolchain)?;
@@ -115,11 +118,23 @@ fn build(toolchain: &Toolchain) -> Result<Vec<Image>> {
         let built = built.into_iter().find(|built| built.kind == "bin");
         let path = built.with_context(|| format!("{} holds no program", board.folder))?.path;
         let size = Size::of(&path)?;
+        refuse_panics(board, &path)?;
         println!("-- {}: built in {:.1} s", board.name, started.elapsed().as_secs_f64());
         images.push(Image { board, path, size });
     }
     println!("\n{}", size_table(&images));
     Ok(images)
+}
+
+/// A dongle that panics stands still under a dashboard until somebody pulls it out: none has a way to.
+fn refuse_panics(board: &Board, image: &Path) -> Result<()> {
+    let bytes = std::fs::read(image).with_context(|| format!("read {}", image.display()))?;
+    let code = Code::read(&bytes).with_context(|| format!("{} is no image", image.display()))?;
+    let panics = code.panics();
+    if !panics.is_empty() {
+        bail!("the image of {} can panic, it holds\n  {}", board.name, panics.join("\n  "));
+    }
+    Ok(())
 }
 
 impl Board {
