@@ -2,15 +2,16 @@
 
 mod code;
 mod size;
+mod stack;
 mod thumb;
 mod toolchain;
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::command::{cargo, run_streaming, shown, target_dir, workspace_root};
 use crate::static_build::executable;
@@ -25,8 +26,9 @@ struct Board {
     /// Below the workspace root.
     folder: &'static str,
     target: &'static str,
+    /// What the firmware may take, less than the chip has: the dongle's logic is to fit the smallest ones with two CAN buses.
     flash_bytes_max: u64,
-    /// Statics; what is left is the stack's.
+    /// Variables and stack.
     ram_bytes_max: u64,
 }
 
@@ -34,8 +36,8 @@ const BOARDS: &[Board] = &[Board {
     name: LM3S6965,
     folder: "firmware/board-lm3s6965",
     target: "thumbv7m-none-eabi",
-    flash_bytes_max: 256 << 10,
-    ram_bytes_max: 64 << 10,
+    flash_bytes_max: 32 << 10,
+    ram_bytes_max: 16 << 10,
 }];
 
 /// The board that QEMU emulates with interrupts and three serial lines.
@@ -59,6 +61,8 @@ pub(crate) struct Image {
     board: &'static Board,
     path: PathBuf,
     size: Size,
+    /// At worst.
+    stack_bytes: u64,
 }
 
 /// What the suite `firmware` starts.
@@ -95,7 +99,7 @@ pub(crate) fn emulation() -> Result<Emulation> {
     let toolchain = toolchain::prepare()?;
     let images = build(&toolchain)?;
     if let Some(image) = images.iter().find(|image| !image.fits()) {
-        bail!("the image of {} is larger than the board", image.board.name);
+        bail!("the image of {} takes more than it may, see above", image.board.name);
     }
     let image = images.into_iter().find(|image| image.board.name == LM3S6965);
     let image = image.with_context(|| format!("no board is {LM3S6965}"))?;
@@ -117,24 +121,11 @@ fn build(toolchain: &Toolchain) -> Result<Vec<Image>> {
         }
         let built = built.into_iter().find(|built| built.kind == "bin");
         let path = built.with_context(|| format!("{} holds no program", board.folder))?.path;
-        let size = Size::of(&path)?;
-        refuse_panics(board, &path)?;
         println!("-- {}: built in {:.1} s", board.name, started.elapsed().as_secs_f64());
-        images.push(Image { board, path, size });
+        images.push(Image::read(board, path).with_context(|| format!("the image of {}", board.name))?);
     }
     println!("\n{}", size_table(&images));
     Ok(images)
-}
-
-/// A dongle that panics stands still under a dashboard until somebody pulls it out: none has a way to.
-fn refuse_panics(board: &Board, image: &Path) -> Result<()> {
-    let bytes = std::fs::read(image).with_context(|| format!("read {}", image.display()))?;
-    let code = Code::read(&bytes).with_context(|| format!("{} is no image", image.display()))?;
-    let panics = code.panics();
-    if !panics.is_empty() {
-        bail!("the image of {} can panic, it holds\n  {}", board.name, panics.join("\n  "));
-    }
-    Ok(())
 }
 
 impl Board {
@@ -151,6 +142,8 @@ impl Board {
         build.env(linker, &toolchain.linker).env("RUSTC", &toolchain.rustc);
         // Debian's compiler is a stable one, and building the library is an unstable feature.
         build.env("RUSTC_BOOTSTRAP", "1");
+        // How much stack each function takes, in a section that is not loaded.
+        build.env("RUSTFLAGS", "-Zemit-stack-sizes");
         build
     }
 }
@@ -160,28 +153,51 @@ fn is_host_setting(name: &OsStr) -> bool {
 }
 
 impl Image {
+    /// # Errors
+    /// When it can panic, or nobody knows how much stack it takes.
+    fn read(board: &'static Board, path: PathBuf) -> Result<Self> {
+        let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        let size = Size::read(&bytes)?;
+        let code = Code::read(&bytes)?;
+        // A dongle that panics stands still under a dashboard until somebody pulls it out.
+        let panics = code.panics();
+        ensure!(panics.is_empty(), "it can panic, since it holds\n  {}", panics.join("\n  "));
+        let stack_bytes = stack::worst_case(&bytes, &code).context("how much stack it takes")?;
+        Ok(Self { board, path, size, stack_bytes })
+    }
+
+    /// Variables and stack.
+    fn ram_bytes(&self) -> u64 {
+        self.size.static_bytes + self.stack_bytes
+    }
+
     fn fits(&self) -> bool {
-        self.size.flash_bytes <= self.board.flash_bytes_max && self.size.ram_bytes <= self.board.ram_bytes_max
+        self.size.flash_bytes <= self.board.flash_bytes_max && self.ram_bytes() <= self.board.ram_bytes_max
     }
 }
 
 fn size_table(images: &[Image]) -> String {
     let rows: Vec<Vec<String>> = images
         .iter()
-        .map(|Image { board, size, .. }| {
-            vec![
-                board.name.to_owned(),
-                size.flash_bytes.to_string(),
-                board.flash_bytes_max.to_string(),
-                size.ram_bytes.to_string(),
-                board.ram_bytes_max.to_string(),
-            ]
+        .map(|image| {
+            let numbers = [
+                image.size.flash_bytes,
+                image.board.flash_bytes_max,
+                image.size.static_bytes,
+                image.stack_bytes,
+                image.ram_bytes(),
+                image.board.ram_bytes_max,
+            ];
+            let name = std::iter::once(image.board.name.to_owned());
+            name.chain(numbers.iter().map(u64::to_string)).collect()
         })
         .collect();
     let header = [
         ("board", Align::Left),
         ("flash, bytes", Align::Right),
         ("of", Align::Right),
+        ("variables, bytes", Align::Right),
+        ("stack, bytes", Align::Right),
         ("RAM, bytes", Align::Right),
         ("of", Align::Right),
     ];
@@ -213,15 +229,28 @@ mod tests {
         }
     }
 
+    /// The stack that is counted holds one exception of each priority, and there is but one that a program can set.
+    #[test]
+    fn no_board_sets_the_priority_of_an_interrupt() {
+        for board in BOARDS {
+            let sources = workspace_root().join(board.folder).join("src");
+            for entry in sources.read_dir().unwrap() {
+                let source = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+                assert!(!source.contains("set_priority"), "{}", board.name);
+            }
+        }
+    }
+
     #[test]
     fn an_image_over_either_memory_does_not_fit() {
-        let image = |flash_bytes, ram_bytes| Image {
+        let image = |flash_bytes, static_bytes, stack_bytes| Image {
             board: &BOARDS[0],
             path: PathBuf::new(),
-            size: Size { flash_bytes, ram_bytes },
+            size: Size { flash_bytes, static_bytes },
+            stack_bytes,
         };
-        assert!(image(262_144, 65_536).fits());
-        assert!(!image(262_145, 0).fits());
-        assert!(!image(0, 65_537).fits());
+        assert!(image(32_768, 10_000, 6_384).fits());
+        assert!(!image(32_769, 0, 0).fits());
+        assert!(!image(0, 10_000, 6_385).fits());
     }
 }

@@ -186,11 +186,12 @@ fn symbols(sections: &SectionTable<'_, Header>, endian: Endianness, bytes: &[u8]
 pub(super) mod tests {
     use super::*;
 
-    /// Halfwords of instructions.
     const RETURN: u16 = 0x4770;
-    const PUSH: u16 = 0xB580;
-    const CALL_BY_POINTER: u16 = 0x4798;
     const MOVE_TO_PC: u16 = 0x468F;
+    pub(in crate::firmware) const PUSH: u16 = 0xB580;
+    pub(in crate::firmware) const CALL_BY_POINTER: u16 = 0x4798;
+    pub(in crate::firmware) const CODE_START: u32 = 0x100;
+    pub(in crate::firmware) const BODY_BYTES: u32 = 16;
 
     /// `BL`, from one address to a later one.
     fn call(from: u32, to: u32) -> [u16; 2] {
@@ -198,16 +199,21 @@ pub(super) mod tests {
         [0xF000 | (offset >> 12) as u16, 0xF800 | (offset >> 1 & 0x7FF) as u16]
     }
 
-    /// Functions of 16 bytes each from 0x100 on, each calling those that it names by their places.
-    pub(in crate::firmware) fn code(functions: &[(&str, &[usize])]) -> Code {
-        let start = |place: usize| 0x100 + 16 * place as u32;
-        let mut halves = Vec::new();
-        let mut symbols = Vec::new();
-        for (place, (name, callees)) in functions.iter().enumerate() {
-            let mut body: Vec<u16> = Vec::new();
+    /// Functions of [`BODY_BYTES`] each from [`CODE_START`] on, each calling those that it names by their places.
+    pub(in crate::firmware) fn code(functions: &[(&str, &[u32])]) -> Code {
+        // A shift of nothing by nothing.
+        code_beginning_with(0x0000, functions)
+    }
+
+    /// The same, and each begins with this instruction.
+    pub(in crate::firmware) fn code_beginning_with(first: u16, functions: &[(&str, &[u32])]) -> Code {
+        let start = |place: u32| CODE_START + BODY_BYTES * place;
+        let (mut halves, mut symbols) = (Vec::new(), Vec::new());
+        for (place, (name, callees)) in (0..).zip(functions) {
+            let mut body = vec![first];
             for callee in *callees {
                 let from = start(place) + 2 * body.len() as u32;
-                // Backwards is a short branch: B with a negative offset.
+                // Backwards it is a short branch: B with a negative offset.
                 if *callee > place {
                     body.extend(call(from, start(*callee)));
                 } else {
@@ -215,11 +221,11 @@ pub(super) mod tests {
                     body.push(0xE000 | (offset >> 1 & 0x7FF) as u16);
                 }
             }
-            body.resize(8, RETURN);
+            body.resize(BODY_BYTES as usize / 2, RETURN);
             halves.extend(body);
-            symbols.push(symbol(name, start(place) | 1, 16));
+            symbols.push(symbol(name, start(place) | 1, BODY_BYTES));
         }
-        Code::of(&symbols, &[(0x100, &bytes(&halves))]).unwrap()
+        Code::of(&symbols, &[(CODE_START, &bytes(&halves))]).unwrap()
     }
 
     fn symbol(name: &str, address: u32, bytes: u32) -> Symbol {

@@ -1,8 +1,6 @@
 //! How much of a microcontroller's memories an image takes.
 
-use std::path::Path;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use object::read::elf::{FileHeader as _, SectionHeader as _};
 use object::{Endianness, elf};
 
@@ -12,21 +10,16 @@ pub(super) struct Size {
     /// Vectors, code, constants, and the first values of variables.
     pub(super) flash_bytes: u64,
     /// Variables, without stack.
-    pub(super) ram_bytes: u64,
+    pub(super) static_bytes: u64,
 }
 
 impl Size {
     /// # Errors
-    /// When the file is not an ELF file of 32 bits.
-    pub(super) fn of(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
-        Self::read(&bytes).with_context(|| format!("{} is no image", path.display()))
-    }
-
-    fn read(bytes: &[u8]) -> Result<Self> {
+    /// When the bytes are no ELF file of 32 bits.
+    pub(super) fn read(bytes: &[u8]) -> Result<Self> {
         let header = elf::FileHeader32::<Endianness>::parse(bytes)?;
         let endian = header.endian()?;
-        let mut size = Self { flash_bytes: 0, ram_bytes: 0 };
+        let mut size = Self { flash_bytes: 0, static_bytes: 0 };
         for section in header.section_headers(endian, bytes)? {
             let (flags, bytes) = (section.sh_flags(endian), u64::from(section.sh_size(endian)));
             if flags & elf::SHF_ALLOC == 0 {
@@ -36,7 +29,7 @@ impl Size {
                 size.flash_bytes += bytes;
             }
             if flags & elf::SHF_WRITE != 0 {
-                size.ram_bytes += bytes;
+                size.static_bytes += bytes;
             }
         }
         Ok(size)
@@ -75,7 +68,7 @@ mod tests {
             (elf::SHT_NOBITS, elf::SHF_ALLOC | elf::SHF_WRITE, 4_000),
             (elf::SHT_PROGBITS, 0, 50_000),
         ]);
-        assert_eq!(Size::read(&image).unwrap(), Size { flash_bytes: 1_230, ram_bytes: 4_030 });
+        assert_eq!(Size::read(&image).unwrap(), Size { flash_bytes: 1_230, static_bytes: 4_030 });
     }
 
     #[test]
