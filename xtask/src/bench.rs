@@ -2,7 +2,8 @@
 //!
 //! A measuring program is the example `bench_GROUP` of a package. It prints one JSON object
 //! a line: `{"metric":"agent.binary_mib","value":4.1,"unit":"MiB"}`, with `peer` and `peer_value`
-//! where a peer was measured in the same run. The group `cost` adds what the cost model makes of the measured sizes.
+//! where a peer was measured in the same run. The group `cost` adds what the cost model makes of the measured sizes;
+//! the group `dongle` has no such program: `firmware` measures its image and the suite's flood.
 
 use std::fmt::Write as _;
 
@@ -12,7 +13,7 @@ use serde_json::{Number, Value};
 use crate::command::{cargo, run_streaming, shown, target_dir};
 use crate::goals::{GOALS, Goal, goal_of};
 use crate::table::{Align, render};
-use crate::{cost, package, python};
+use crate::{cost, firmware, package, python};
 
 struct Group {
     name: &'static str,
@@ -34,6 +35,8 @@ enum Need {
     Binaries,
     /// The functions as they are deployed, the emulator, and a Python with what functions in Python stand on.
     Functions,
+    /// The image of the dongle; `firmware` does the measuring, with the suite's flood.
+    Firmware,
 }
 
 const SIMULATOR: &str = "convoy-simulator";
@@ -56,6 +59,12 @@ const GROUPS: &[Group] = &[
         about: "size, memory and speed of convoy-agent as it ships, also on four full buses",
         package: SIMULATOR,
         need: Need::Agent,
+    },
+    Group {
+        name: "dongle",
+        about: "memories of the dongle's firmware, and frames a second on an emulated board, the best of 3 runs",
+        package: SIMULATOR,
+        need: Need::Firmware,
     },
     Group { name: "local", about: "end to end on one machine", package: SIMULATOR, need: Need::Binaries },
     Group {
@@ -145,6 +154,12 @@ fn measure(group: &Group) -> Result<Vec<Metric>> {
     let mut program = cargo(&["run", "--release", "-q", "-p", group.package, "--example", &example]);
     match group.need {
         Need::Nothing => {}
+        Need::Firmware => {
+            let measured = firmware::measure()?.into_iter();
+            return Ok(measured
+                .filter_map(|(name, value, unit)| own_metric((name, value, unit, None)))
+                .collect());
+        }
         Need::Cantools => {
             program.env("CONVOY_VEHICLE_PYTHON", python::vehicle()?);
         }
@@ -174,13 +189,13 @@ fn measure(group: &Group) -> Result<Vec<Metric>> {
     if group.name == "cost" {
         let value = |name: &str| metrics.iter().find(|metric| metric.metric == name)?.value.as_f64();
         cost::check_sizes(value)?;
-        metrics.extend(cost::metrics()?.into_iter().filter_map(of_model));
+        metrics.extend(cost::metrics()?.into_iter().filter_map(own_metric));
     }
     Ok(metrics)
 }
 
-/// A metric of the cost model; `None` for one that is no finite number.
-fn of_model((metric, value, unit, peer): cost::ModelMetric) -> Option<Metric> {
+/// A metric of the cost model, or one that xtask measured; `None` for one that is no finite number.
+fn own_metric((metric, value, unit, peer): cost::ModelMetric) -> Option<Metric> {
     let peer = match peer {
         Some((name, value)) => Some((name.to_owned(), Number::from_f64(value)?)),
         None => None,

@@ -1,5 +1,6 @@
 //! `cargo xtask firmware`: the images of the boards, built for microcontrollers whose target this machine's Rust lacks.
 
+mod bench;
 mod code;
 mod size;
 mod stack;
@@ -16,6 +17,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::command::{cargo, run_streaming, shown, target_dir, workspace_root};
 use crate::static_build::executable;
 use crate::table::{Align, render};
+pub(crate) use bench::measure;
 use code::Code;
 use size::Size;
 use toolchain::Toolchain;
@@ -69,9 +71,16 @@ pub(crate) struct Image {
 #[derive(Debug, Clone)]
 pub(crate) struct Emulation {
     /// Starts QEMU for Arm.
-    pub(crate) qemu: PathBuf,
+    qemu: PathBuf,
     /// The image for its board `lm3s6965evb`.
-    pub(crate) lm3s6965: PathBuf,
+    lm3s6965: PathBuf,
+}
+
+impl Emulation {
+    /// What tells the suite of it.
+    pub(crate) fn variables(self) -> [(&'static str, PathBuf); 2] {
+        [("CONVOY_QEMU_ARM", self.qemu), ("CONVOY_FIRMWARE_LM3S6965", self.lm3s6965)]
+    }
 }
 
 /// Builds every board and prints the sizes; `false` if one does not fit.
@@ -80,6 +89,7 @@ pub(crate) struct Emulation {
 /// When the tools cannot be had, or an image cannot be built or can panic.
 pub(crate) fn run() -> Result<bool> {
     let images = build(&toolchain::prepare()?)?;
+    println!("{}", size_table(&images));
     Ok(images.iter().all(Image::fits))
 }
 
@@ -96,16 +106,24 @@ pub(crate) fn prepare() -> Result<()> {
 /// # Errors
 /// When the tools cannot be had, or an image cannot be built, can panic or is too large.
 pub(crate) fn emulation() -> Result<Emulation> {
-    let toolchain = toolchain::prepare()?;
-    let images = build(&toolchain)?;
-    if let Some(image) = images.iter().find(|image| !image.fits()) {
-        bail!("the image of {} takes more than it may, see above", image.board.name);
-    }
+    let (images, toolchain) = built()?;
     let image = images.into_iter().find(|image| image.board.name == LM3S6965);
     let image = image.with_context(|| format!("no board is {LM3S6965}"))?;
     Ok(Emulation { qemu: toolchain.qemu, lm3s6965: image.path })
 }
 
+/// Images that fit, and what builds and starts them.
+fn built() -> Result<(Vec<Image>, Toolchain)> {
+    let toolchain = toolchain::prepare()?;
+    let images = build(&toolchain)?;
+    eprintln!("{}", size_table(&images));
+    if let Some(image) = images.iter().find(|image| !image.fits()) {
+        bail!("the image of {} takes more than it may, see above", image.board.name);
+    }
+    Ok((images, toolchain))
+}
+
+/// What it does goes to standard error: a benchmark's standard output holds numbers alone.
 fn build(toolchain: &Toolchain) -> Result<Vec<Image>> {
     let target_dir = target_dir()?.join("firmware");
     let mut images = Vec::new();
@@ -113,7 +131,7 @@ fn build(toolchain: &Toolchain) -> Result<Vec<Image>> {
         let started = Instant::now();
         let mut build = board.build_command(toolchain);
         build.env("CARGO_TARGET_DIR", &target_dir);
-        println!("-- {}: {}", board.name, shown(&build));
+        eprintln!("-- {}: {}", board.name, shown(&build));
         let mut built = Vec::new();
         let status = run_streaming(&mut build, |line| built.extend(executable(line)))?;
         if !status.success() {
@@ -121,10 +139,9 @@ fn build(toolchain: &Toolchain) -> Result<Vec<Image>> {
         }
         let built = built.into_iter().find(|built| built.kind == "bin");
         let path = built.with_context(|| format!("{} holds no program", board.folder))?.path;
-        println!("-- {}: built in {:.1} s", board.name, started.elapsed().as_secs_f64());
+        eprintln!("-- {}: built in {:.1} s", board.name, started.elapsed().as_secs_f64());
         images.push(Image::read(board, path).with_context(|| format!("the image of {}", board.name))?);
     }
-    println!("\n{}", size_table(&images));
     Ok(images)
 }
 

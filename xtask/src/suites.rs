@@ -342,8 +342,7 @@ impl Session {
         }
         match firmware::emulation() {
             Ok(built) => {
-                variables.push(("CONVOY_QEMU_ARM", built.qemu));
-                variables.push(("CONVOY_FIRMWARE_LM3S6965", built.lm3s6965));
+                variables.extend(built.variables());
                 (Tally::default(), true)
             }
             Err(error) => {
