@@ -7,6 +7,9 @@ const PLACE: &str = "CONVOY_PLACE";
 /// The public key, 64 hexadecimal digits; for `boot` only.
 const KEY: &str = "CONVOY_FIRMWARE_KEY";
 
+/// Of a slot, its header included.
+const SLOT_BYTES: u32 = 25 * 1024;
+
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed={PLACE}");
@@ -15,12 +18,12 @@ fn main() {
     // The layout of src/layout.rs, which says why.
     let (origin, length) = match place.as_str() {
         "boot" => (0x0000_0000, 32 * 1024),
-        "a" => (0x2000_3600, 25 * 1024),
-        "b" => (0x2000_9C00, 25 * 1024),
+        "a" => (0x2000_3A00, SLOT_BYTES - 512),
+        "b" => (0x2000_9E00, SLOT_BYTES - 512),
         other => panic!("{PLACE} is {other:?}: boot, a or b"),
     };
     let memory = format!(
-        "MEMORY\n{{\n  FLASH : ORIGIN = {origin:#010x}, LENGTH = {length}\n  RAM : ORIGIN = 0x20000040, LENGTH = 0x33C0\n}}\n"
+        "MEMORY\n{{\n  FLASH : ORIGIN = {origin:#010x}, LENGTH = {length}\n  RAM : ORIGIN = 0x20000040, LENGTH = 0x37C0\n}}\n"
     );
     let folder = std::env::var_os("OUT_DIR").map(PathBuf::from).expect("cargo sets OUT_DIR");
     std::fs::write(folder.join("memory.x"), memory).expect("write memory.x");

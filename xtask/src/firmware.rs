@@ -2,23 +2,26 @@
 
 mod bench;
 mod code;
+mod release;
 mod size;
 mod stack;
 mod thumb;
 mod toolchain;
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
+use convoy_protocol::link::FirmwareVersion;
 
 use crate::command::{cargo, run_streaming, shown, target_dir, workspace_root};
 use crate::static_build::executable;
 use crate::table::{Align, render};
 pub(crate) use bench::measure;
 use code::Code;
+use release::Signer;
 use size::Size;
 use toolchain::Toolchain;
 
@@ -28,19 +31,54 @@ struct Board {
     /// Below the workspace root.
     folder: &'static str,
     target: &'static str,
-    /// What the firmware may take, less than the chip has: the dongle's logic is to fit the smallest ones with two CAN buses.
+    parts: &'static [Part],
+}
+
+/// A program of a board.
+struct Part {
+    /// In tables and file names.
+    name: &'static str,
+    /// The crate's program.
+    program: &'static str,
+    /// What the crate's build script links it for.
+    place: &'static str,
+    /// What it may take, less than the chip has: the dongle's logic is to fit the smallest ones with two CAN buses.
     flash_bytes_max: u64,
     /// Variables and stack.
     ram_bytes_max: u64,
+    /// There are panics in it that nobody could prove away, and its handler has the watchdog start it anew.
+    may_panic: bool,
 }
 
 const BOARDS: &[Board] = &[Board {
     name: LM3S6965,
     folder: "firmware/board-lm3s6965",
     target: "thumbv7m-none-eabi",
-    flash_bytes_max: 32 << 10,
-    ram_bytes_max: 16 << 10,
+    parts: &[BOOT, SLOT_A, SLOT_B],
 }];
+
+/// The library that looks at signatures indexes tables by what it computes.
+const BOOT: Part = Part {
+    name: "boot",
+    program: "boot",
+    place: "boot",
+    flash_bytes_max: 32 << 10,
+    ram_bytes_max: 0x37C0,
+    may_panic: true,
+};
+const SLOT_A: Part = Part {
+    name: "a",
+    program: "dongle",
+    place: "a",
+    // The slots take the rest of this chip's memory; 32 KiB and 16 KiB are the goal anywhere.
+    flash_bytes_max: 25_088,
+    ram_bytes_max: 0x37C0,
+    may_panic: false,
+};
+const SLOT_B: Part = Part { name: "b", place: "b", ..SLOT_A };
+
+/// Of firmware for tests.
+const VERSION_DEFAULT: FirmwareVersion = (0, 1, 0);
 
 /// The board that QEMU emulates with interrupts and three serial lines.
 const LM3S6965: &str = "lm3s6965";
@@ -58,9 +96,23 @@ const HOST_SETTINGS: [&str; 9] = [
     "RUSTFLAGS",
 ];
 
+/// How the firmware is built.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Options {
+    /// The key that signs: a file with 64 hexadecimal digits, the seed of an Ed25519 key (`openssl rand -hex 32`).
+    ///
+    /// Without it, one that is made up for this machine.
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// The version of the firmware, 0.1.0 without it: a dongle takes no older one than it has.
+    #[arg(long, value_name = "MAJOR.MINOR.PATCH", value_parser = release::version)]
+    version: Option<FirmwareVersion>,
+}
+
 /// A built image.
 pub(crate) struct Image {
     board: &'static Board,
+    part: &'static Part,
     path: PathBuf,
     size: Size,
     /// At worst.
@@ -72,14 +124,20 @@ pub(crate) struct Image {
 pub(crate) struct Emulation {
     /// Starts QEMU for Arm.
     qemu: PathBuf,
-    /// The image for its board `lm3s6965evb`.
+    /// What goes onto QEMU's board `lm3s6965evb`.
     lm3s6965: PathBuf,
+    /// What signed it.
+    key: PathBuf,
 }
 
 impl Emulation {
     /// What tells the suite of it.
-    pub(crate) fn variables(self) -> [(&'static str, PathBuf); 2] {
-        [("CONVOY_QEMU_ARM", self.qemu), ("CONVOY_FIRMWARE_LM3S6965", self.lm3s6965)]
+    pub(crate) fn variables(self) -> [(&'static str, PathBuf); 3] {
+        [
+            ("CONVOY_QEMU_ARM", self.qemu),
+            ("CONVOY_FIRMWARE_LM3S6965", self.lm3s6965),
+            ("CONVOY_FIRMWARE_KEY", self.key),
+        ]
     }
 }
 
@@ -87,8 +145,8 @@ impl Emulation {
 ///
 /// # Errors
 /// When the tools cannot be had, or an image cannot be built or can panic.
-pub(crate) fn run() -> Result<bool> {
-    let images = build(&toolchain::prepare()?)?;
+pub(crate) fn run(options: &Options) -> Result<bool> {
+    let (images, _) = build(&toolchain::prepare()?, options)?;
     println!("{}", size_table(&images));
     Ok(images.iter().all(Image::fits))
 }
@@ -106,48 +164,78 @@ pub(crate) fn prepare() -> Result<()> {
 /// # Errors
 /// When the tools cannot be had, or an image cannot be built, can panic or is too large.
 pub(crate) fn emulation() -> Result<Emulation> {
-    let (images, toolchain) = built()?;
-    let image = images.into_iter().find(|image| image.board.name == LM3S6965);
-    let image = image.with_context(|| format!("no board is {LM3S6965}"))?;
-    Ok(Emulation { qemu: toolchain.qemu, lm3s6965: image.path })
+    built().map(|(_, emulation)| emulation)
 }
 
-/// Images that fit, and what builds and starts them.
-fn built() -> Result<(Vec<Image>, Toolchain)> {
+/// Images that fit, and what starts them.
+fn built() -> Result<(Vec<Image>, Emulation)> {
     let toolchain = toolchain::prepare()?;
-    let images = build(&toolchain)?;
+    let (images, signer) = build(&toolchain, &Options::default())?;
     eprintln!("{}", size_table(&images));
     if let Some(image) = images.iter().find(|image| !image.fits()) {
-        bail!("the image of {} takes more than it may, see above", image.board.name);
+        bail!("{} of {} takes more than it may, see above", image.part.name, image.board.name);
     }
-    Ok((images, toolchain))
+    let lm3s6965 = folder()?.join(LM3S6965);
+    Ok((images, Emulation { qemu: toolchain.qemu, lm3s6965, key: signer.path().to_owned() }))
+}
+
+/// Where all of it is.
+fn folder() -> Result<PathBuf> {
+    Ok(target_dir()?.join("firmware"))
 }
 
 /// What it does goes to standard error: a benchmark's standard output holds numbers alone.
-fn build(toolchain: &Toolchain) -> Result<Vec<Image>> {
-    let target_dir = target_dir()?.join("firmware");
+fn build(toolchain: &Toolchain, options: &Options) -> Result<(Vec<Image>, Signer)> {
+    let folder = folder()?;
+    let signer = match &options.key {
+        Some(path) => Signer::open(path)?,
+        None => Signer::of_this_machine(&folder)?,
+    };
     let mut images = Vec::new();
     for board in BOARDS {
-        let started = Instant::now();
-        let mut build = board.build_command(toolchain);
-        build.env("CARGO_TARGET_DIR", &target_dir);
-        eprintln!("-- {}: {}", board.name, shown(&build));
-        let mut built = Vec::new();
-        let status = run_streaming(&mut build, |line| built.extend(executable(line)))?;
-        if !status.success() {
-            bail!("the image of {} was not built ({status}): see the message above", board.name);
+        let files = folder.join(board.name);
+        std::fs::create_dir_all(&files).with_context(|| format!("make {}", files.display()))?;
+        let of_board = images.len();
+        for part in board.parts {
+            let image = board.build(part, toolchain, &signer.public_key(), &files);
+            images.push(image.with_context(|| format!("{} of {}", part.name, board.name))?);
         }
-        let built = built.into_iter().find(|built| built.kind == "bin");
-        let path = built.with_context(|| format!("{} holds no program", board.folder))?.path;
-        eprintln!("-- {}: built in {:.1} s", board.name, started.elapsed().as_secs_f64());
-        images.push(Image::read(board, path).with_context(|| format!("the image of {}", board.name))?);
+        let of_place = |place| images.iter().skip(of_board).find(|image: &&Image| image.part.place == place);
+        if let (Some(a), Some(b)) = (of_place(SLOT_A.place), of_place(SLOT_B.place)) {
+            let version = options.version.unwrap_or(VERSION_DEFAULT);
+            release::write(&files, board.name, version, &signer, [&a.path, &b.path])?;
+        }
     }
-    Ok(images)
+    Ok((images, signer))
 }
 
 impl Board {
-    fn build_command(&self, toolchain: &Toolchain) -> Command {
-        let mut build = cargo(&["build", "--release", "--locked"]);
+    /// Builds a part and keeps it in `files`: the slots' programs have one name.
+    fn build(
+        &'static self,
+        part: &'static Part,
+        toolchain: &Toolchain,
+        public_key: &str,
+        files: &Path,
+    ) -> Result<Image> {
+        let started = Instant::now();
+        let mut build = self.build_command(part, toolchain);
+        build.env("CARGO_TARGET_DIR", folder()?);
+        build.env("CONVOY_PLACE", part.place).env("CONVOY_FIRMWARE_KEY", public_key);
+        eprintln!("-- {} {}: {}", self.name, part.name, shown(&build));
+        let mut built = Vec::new();
+        let status = run_streaming(&mut build, |line| built.extend(executable(line)))?;
+        ensure!(status.success(), "it was not built ({status}): see the message above");
+        let built = built.into_iter().find(|built| built.kind == "bin" && built.name == part.program);
+        let built = built.with_context(|| format!("{} holds no {}", self.folder, part.program))?.path;
+        let path = files.join(format!("{}.elf", part.name));
+        std::fs::copy(&built, &path).with_context(|| format!("copy it to {}", path.display()))?;
+        eprintln!("-- {} {}: built in {:.1} s", self.name, part.name, started.elapsed().as_secs_f64());
+        Image::read(self, part, path)
+    }
+
+    fn build_command(&self, part: &Part, toolchain: &Toolchain) -> Command {
+        let mut build = cargo(&["build", "--release", "--locked", "--bin", part.program]);
         build.args(["--message-format=json-render-diagnostics", "--target", self.target]);
         // No library for the target comes with the compiler: it is built from source, with memcpy and its like.
         build.args(["-Zbuild-std=core", "-Zbuild-std-features=compiler-builtins-mem"]);
@@ -172,15 +260,15 @@ fn is_host_setting(name: &OsStr) -> bool {
 impl Image {
     /// # Errors
     /// When it can panic, or nobody knows how much stack it takes.
-    fn read(board: &'static Board, path: PathBuf) -> Result<Self> {
+    fn read(board: &'static Board, part: &'static Part, path: PathBuf) -> Result<Self> {
         let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
         let size = Size::read(&bytes)?;
         let code = Code::read(&bytes)?;
         // A dongle that panics stands still under a dashboard until somebody pulls it out.
-        let panics = code.panics();
+        let panics = if part.may_panic { Vec::new() } else { code.panics() };
         ensure!(panics.is_empty(), "it can panic, since it holds\n  {}", panics.join("\n  "));
         let stack_bytes = stack::worst_case(&bytes, &code).context("how much stack it takes")?;
-        Ok(Self { board, path, size, stack_bytes })
+        Ok(Self { board, part, path, size, stack_bytes })
     }
 
     /// Variables and stack.
@@ -189,7 +277,7 @@ impl Image {
     }
 
     fn fits(&self) -> bool {
-        self.size.flash_bytes <= self.board.flash_bytes_max && self.ram_bytes() <= self.board.ram_bytes_max
+        self.size.flash_bytes <= self.part.flash_bytes_max && self.ram_bytes() <= self.part.ram_bytes_max
     }
 }
 
@@ -199,18 +287,18 @@ fn size_table(images: &[Image]) -> String {
         .map(|image| {
             let numbers = [
                 image.size.flash_bytes,
-                image.board.flash_bytes_max,
+                image.part.flash_bytes_max,
                 image.size.static_bytes,
                 image.stack_bytes,
                 image.ram_bytes(),
-                image.board.ram_bytes_max,
+                image.part.ram_bytes_max,
             ];
-            let name = std::iter::once(image.board.name.to_owned());
+            let name = std::iter::once(format!("{} {}", image.board.name, image.part.name));
             name.chain(numbers.iter().map(u64::to_string)).collect()
         })
         .collect();
     let header = [
-        ("board", Align::Left),
+        ("program", Align::Left),
         ("flash, bytes", Align::Right),
         ("of", Align::Right),
         ("variables, bytes", Align::Right),
@@ -262,12 +350,13 @@ mod tests {
     fn an_image_over_either_memory_does_not_fit() {
         let image = |flash_bytes, static_bytes, stack_bytes| Image {
             board: &BOARDS[0],
+            part: &SLOT_A,
             path: PathBuf::new(),
             size: Size { flash_bytes, static_bytes },
             stack_bytes,
         };
-        assert!(image(32_768, 10_000, 6_384).fits());
-        assert!(!image(32_769, 0, 0).fits());
-        assert!(!image(0, 10_000, 6_385).fits());
+        assert!(image(25_088, 10_000, 4_272).fits());
+        assert!(!image(25_089, 0, 0).fits());
+        assert!(!image(0, 10_000, 4_273).fits());
     }
 }

@@ -82,7 +82,9 @@ enum Task {
     /// Build the firmware of every board and print how much of its memories it takes.
     ///
     /// The compiler is Debian's, unpacked below the target folder the first time (a minute, 250 MB), not installed.
-    Firmware,
+    /// For each board with a boot loader, target/firmware/BOARD holds what goes onto it: the boot loader, the first slot
+    /// as the factory fills it, and the file that `convoy-agent dongle update` takes.
+    Firmware(firmware::Options),
     /// What a month on AWS costs, step by step, beside the naive reading; and which quota breaks first.
     ///
     /// Without arguments: 1,000, 100,000 and 1,000,000 vehicles with windows of 60 and 300 s. docs/cost.md says what
@@ -112,7 +114,7 @@ fn main() -> ExitCode {
         Task::Test { suites } => suites::run(&suites),
         Task::Bench { groups, json } => bench::run(&groups, json),
         Task::Fuzz { targets, seconds } => fuzz::run(&targets, seconds).map(|tally| tally.failed == 0),
-        Task::Firmware => firmware::run(),
+        Task::Firmware(options) => firmware::run(&options),
         Task::Cost(options) => cost::run(&options),
         Task::Deb => deb::run(),
         Task::Package => package::run().map(|_| true),

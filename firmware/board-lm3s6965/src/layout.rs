@@ -6,11 +6,11 @@
 //! | address | bytes | what |
 //! |---|---|---|
 //! | 0x0000_0000 | 32 Ki | flash: the boot loader |
-//! | 0x0000_8000 | 25.5 Ki | flash: the first slot as the factory fills it |
+//! | 0x0000_8000 | 25 Ki | flash: the first slot as the factory fills it |
 //! | 0x2000_0000 | 64 | what outlives a reset ([`crate::restart`]) |
-//! | 0x2000_0040 | 13,248 | variables and stack |
-//! | 0x2000_3400 | 25.5 Ki | slot A |
-//! | 0x2000_9A00 | 25.5 Ki | slot B |
+//! | 0x2000_0040 | 14,272 | variables and stack |
+//! | 0x2000_3800 | 25 Ki | slot A |
+//! | 0x2000_9C00 | 25 Ki | slot B |
 
 use convoy_protocol::link::Slot;
 use convoy_slots::Layout;
@@ -21,9 +21,9 @@ pub const NAME: &str = "lm3s6965";
 /// What outlives a reset.
 pub const KEPT_ADDRESS: usize = 0x2000_0000;
 /// The slots.
-pub const SLOTS_ADDRESS: usize = 0x2000_3400;
+pub const SLOTS_ADDRESS: usize = 0x2000_3800;
 /// Bytes of a slot.
-pub const SLOT_BYTES: usize = 0x6600;
+pub const SLOT_BYTES: usize = 0x6400;
 /// Bytes of both.
 pub const SLOTS_BYTES: usize = 2 * SLOT_BYTES;
 /// The factory's content of the first one.

@@ -22,7 +22,7 @@ mod uart;
 use convoy_board_lm3s6965::layout::NAME;
 use convoy_board_lm3s6965::restart;
 use convoy_dongle::shell::{Machine as _, Shell, Turn};
-use convoy_dongle::{Board, QUEUE_BYTES_DEFAULT};
+use convoy_dongle::{Board, Dongle};
 use convoy_protocol::link::BATCH_AGE_US;
 use cortex_m_rt::entry;
 use heapless::spsc::Queue;
@@ -35,7 +35,7 @@ use uart::{Line, Port};
 const BUS_BYTES_MAX: usize = 2_048;
 const LINK_BYTES_MAX: usize = 512;
 
-type Device = Shell<Rest, Line, RecordBus, 1, QUEUE_BYTES_DEFAULT>;
+type Device<'d> = Shell<&'d mut Dongle, Rest, Line, RecordBus, 1>;
 
 #[entry]
 fn main() -> ! {
@@ -48,11 +48,11 @@ fn main() -> ! {
     // Ends whatever the agent heard while this board started, and says that from now on it listens.
     link.transmit(&[0]);
     // Not in a static: a value made for one is made on the stack first, and takes twice its memory.
-    let mut device = Shell::new(board, machine, link, [RecordBus::new(bus)]);
-    run(&mut device)
+    let mut dongle = Dongle::new(board, 0);
+    run(&mut Shell::new(&mut dongle, machine, link, [RecordBus::new(bus)]))
 }
 
-fn run(device: &mut Device) -> ! {
+fn run(device: &mut Device<'_>) -> ! {
     loop {
         let turn = device.turn();
         let Shell { machine, line, buses: [bus], .. } = device;
@@ -75,7 +75,7 @@ fn run(device: &mut Device) -> ! {
 }
 
 /// Nothing more comes: sends what waits for others to share its packet, says what was counted, and ends.
-fn end(device: &mut Device) -> ! {
+fn end(device: &mut Device<'_>) -> ! {
     let last_us = device.machine.now_us().saturating_add(BATCH_AGE_US);
     while device.turn() == Turn::Worked || device.machine.now_us() <= last_us {}
     let [bus] = &device.buses;

@@ -4,6 +4,8 @@
 //! A board gives its CAN controllers ([`Controller`], over `embedded-can`), the agent's line (`embedded-io`) and the rest
 //! ([`Machine`]), and calls [`Shell::turn`] for ever.
 
+use core::ops::DerefMut;
+
 use convoy_protocol::frame::{BusIndex, CanId};
 use convoy_protocol::link::{BusState, FirmwareInfo, Outcome};
 use convoy_slots::Update;
@@ -12,7 +14,7 @@ use embedded_can::{Error as _, ErrorKind, ExtendedId, Frame as _, Id, StandardId
 use embedded_io::{Read, ReadReady, Write, WriteReady};
 use embedded_storage::nor_flash::NorFlash;
 
-use crate::{Action, Board, Dongle, Filter, UpdateAction};
+use crate::{Action, Dongle, Filter, UpdateAction};
 
 /// Frames of one bus that are taken before anything else gets its turn: what a controller's own queue holds.
 pub const FRAMES_A_TURN: usize = 4;
@@ -110,10 +112,11 @@ pub enum Turn {
     Idle,
 }
 
-/// A dongle on its board.
+/// A dongle on its board. `D` is a reference to a [`Dongle`] or a box of one: a value that is handed over is there twice on the way, which
+/// the stack of a board has no room for.
 #[derive(Debug)]
-pub struct Shell<M, L, C, const BUSES: usize, const QUEUE_BYTES: usize> {
-    dongle: Dongle<QUEUE_BYTES>,
+pub struct Shell<D, M, L, C, const BUSES: usize> {
+    dongle: D,
     /// The rest of the board.
     pub machine: M,
     /// The agent's line.
@@ -122,15 +125,15 @@ pub struct Shell<M, L, C, const BUSES: usize, const QUEUE_BYTES: usize> {
     pub buses: [C; BUSES],
 }
 
-impl<M, L, C, const BUSES: usize, const QUEUE_BYTES: usize> Shell<M, L, C, BUSES, QUEUE_BYTES>
+impl<D, M, L, C, const BUSES: usize, const QUEUE_BYTES: usize> Shell<D, M, L, C, BUSES>
 where
+    D: DerefMut<Target = Dongle<QUEUE_BYTES>>,
     M: Machine,
     L: Read + ReadReady + Write + WriteReady,
     C: Controller,
 {
-    /// A dongle that starts now.
-    pub fn new(board: Board, mut machine: M, line: L, buses: [C; BUSES]) -> Self {
-        let mut dongle = Dongle::new(board, machine.now_us());
+    /// A dongle that has just started.
+    pub fn new(mut dongle: D, mut machine: M, line: L, buses: [C; BUSES]) -> Self {
         dongle.handle_firmware(machine.firmware());
         Self { dongle, machine, line, buses }
     }

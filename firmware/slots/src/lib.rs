@@ -29,7 +29,8 @@ pub use update::Update;
 /// Starts of an image that nobody confirms at most.
 pub const TRIES_MAX: usize = 3;
 
-const MARKS_OFFSET: u32 = 256;
+/// Where in a slot the marks are, bytes.
+pub const MARKS_OFFSET: u32 = 256;
 const MARK_BYTES: usize = 16;
 const MARKS: usize = 7;
 const ERASED: u8 = 0xFF;
@@ -128,6 +129,16 @@ fn whole_mark(order: u32) -> [u8; MARK_BYTES] {
         *slot = word.to_le_bytes();
     }
     mark
+}
+
+/// The marks of a slot as the factory fills it: whole and confirmed.
+pub fn factory_marks() -> [u8; MARKS * MARK_BYTES] {
+    let mut marks = [[ERASED; MARK_BYTES]; MARKS];
+    let [whole, _, _, _, confirmed, _, _] = &mut marks;
+    (*whole, *confirmed) = (whole_mark(0), SET);
+    let mut bytes = [ERASED; MARKS * MARK_BYTES];
+    bytes.iter_mut().zip(marks.as_flattened()).for_each(|(slot, byte)| *slot = *byte);
+    bytes
 }
 
 /// The flash with its slots.

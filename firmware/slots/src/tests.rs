@@ -106,11 +106,9 @@ fn factory() -> FakeFlash {
     let (header, image) = image(Slot::A, (1, 0, 0), 1_000);
     flash.bytes[1_024..][..HEADER_BYTES].copy_from_slice(&header.bytes());
     flash.bytes[1_024 + 512..][..1_000].copy_from_slice(&image);
-    let mut slots = Slots::new(flash, LAYOUT);
-    slots.set(Slot::A, Mark::Whole, &whole_mark(0)).unwrap();
-    slots.set(Slot::A, Mark::Confirmed, &SET).unwrap();
-    slots.flash.operations = 0;
-    slots.flash
+    flash.bytes[1_024 + MARKS_OFFSET as usize..][..MARKS * MARK_BYTES].copy_from_slice(&factory_marks());
+    assert_eq!(state(&mut flash, Slot::A), SlotState::Confirmed);
+    flash
 }
 
 fn boot(flash: &mut FakeFlash) -> Option<Slot> {
