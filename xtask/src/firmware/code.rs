@@ -97,7 +97,7 @@ impl Code {
             let after = decode(address + instruction.bytes, half(next), half(next + 1)).branch;
             match instruction.branch {
                 Some(Branch::To(target)) if within.contains(&target) => {}
-                Some(Branch::To(target)) => match self.containing(target) {
+                Some(Branch::To(target) | Branch::Call(target)) => match self.containing(target) {
                     Some(callee) => {
                         calls.insert(callee);
                     }
@@ -193,10 +193,11 @@ pub(super) mod tests {
     pub(in crate::firmware) const CODE_START: u32 = 0x100;
     pub(in crate::firmware) const BODY_BYTES: u32 = 16;
 
-    /// `BL`, from one address to a later one.
+    /// `BL`, 1 KiB to either side at most.
     fn call(from: u32, to: u32) -> [u16; 2] {
-        let offset = to - from - 4;
-        [0xF000 | (offset >> 12) as u16, 0xF800 | (offset >> 1 & 0x7FF) as u16]
+        let offset = to.wrapping_sub(from + 4);
+        let high = if to > from { 0xF000 } else { 0xF7FF };
+        [high, 0xF800 | (offset >> 1 & 0x7FF) as u16]
     }
 
     /// Functions of [`BODY_BYTES`] each from [`CODE_START`] on, each calling those that it names by their places.
@@ -213,13 +214,7 @@ pub(super) mod tests {
             let mut body = vec![first];
             for callee in *callees {
                 let from = start(place) + 2 * body.len() as u32;
-                // Backwards it is a short branch: B with a negative offset.
-                if *callee > place {
-                    body.extend(call(from, start(*callee)));
-                } else {
-                    let offset = start(*callee).wrapping_sub(from + 4);
-                    body.push(0xE000 | (offset >> 1 & 0x7FF) as u16);
-                }
+                body.extend(call(from, start(*callee)));
             }
             body.resize(BODY_BYTES as usize / 2, RETURN);
             halves.extend(body);
@@ -296,8 +291,16 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_jump_within_a_function_is_no_call_and_a_call_of_itself_is_one() {
+        let symbols = [symbol("f", 0x101, 4)];
+        let code_of = |halves: [u16; 2]| Code::of(&symbols, &[(0x100, &bytes(&halves))]).unwrap();
+        assert_eq!(code_of([RETURN, 0xE7FD]).functions[&0x100].calls, [].into());
+        assert_eq!(code_of(call(0x100, 0x100)).functions[&0x100].calls, [0x100].into());
+    }
+
+    #[test]
     fn a_branch_out_of_every_function_goes_nobody_knows_where() {
-        let [first, second] = call(0x100, 0x800);
+        let [first, second] = call(0x100, 0x400);
         let code = Code::of(&[symbol("f", 0x101, 4)], &[(0x100, &bytes(&[first, second]))]).unwrap();
         assert_eq!((code.functions[&0x100].unknown.len(), code.containing(0x104)), (1, None));
     }

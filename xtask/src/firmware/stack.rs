@@ -171,6 +171,8 @@ mod tests {
         };
         let recursion = code(&[("reset", &[1]), ("odd", &[2]), ("even", &[1])]);
         assert_eq!(refusal(&recursion, 0..3), "odd calls itself: nobody knows how often");
+        let itself = code(&[("reset", &[0])]);
+        assert_eq!(refusal(&itself, 0..1), "reset calls itself: nobody knows how often");
         let pointer = code_beginning_with(CALL_BY_POINTER, &[("reset", &[])]);
         assert_eq!(refusal(&pointer, 0..1), "reset calls at 0x100 by a pointer: nobody knows what");
         let silent = code_beginning_with(PUSH, &[("reset", &[])]);

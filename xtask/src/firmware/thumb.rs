@@ -12,6 +12,8 @@ pub(super) struct Instruction {
 /// Where an instruction goes, unless it is to the next one or back to the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Branch {
+    /// And back, unlike the others.
+    Call(u32),
     To(u32),
     /// To an address in a register or in memory.
     Pointer,
@@ -37,17 +39,17 @@ pub(super) fn decode(address: u32, first: u16, second: u16) -> Instruction {
 }
 
 /// `offset` of `bits` bits, from the address of the instruction after the next one.
-fn target(address: u32, offset: u32, bits: u32) -> Option<Branch> {
+fn target(address: u32, offset: u32, bits: u32) -> u32 {
     let offset = (offset << (32 - bits)).cast_signed() >> (32 - bits);
-    Some(Branch::To(address.wrapping_add(4).wrapping_add_signed(offset)))
+    address.wrapping_add(4).wrapping_add_signed(offset)
 }
 
 fn narrow(address: u32, half: u32) -> Option<Branch> {
     const LINK_REGISTER: u32 = 14;
     match half {
         // B with a condition; 14 and 15 are no conditions.
-        0xD000..=0xDDFF => target(address, (half & 0xFF) << 1, 9),
-        0xE000..=0xE7FF => target(address, (half & 0x7FF) << 1, 12),
+        0xD000..=0xDDFF => Some(Branch::To(target(address, (half & 0xFF) << 1, 9))),
+        0xE000..=0xE7FF => Some(Branch::To(target(address, (half & 0x7FF) << 1, 12))),
         // BX, BLX.
         0x4700..=0x477F if half >> 3 & 0xF == LINK_REGISTER => None,
         0x4700..=0x47FF => Some(Branch::Pointer),
@@ -67,14 +69,17 @@ fn wide(address: u32, first: u32, second: u32) -> Option<Branch> {
         // Bit 12 tells the long form, of BL and B, from B with a condition.
         if second & 0x1000 != 0 {
             let (i1, i2) = (j1 ^ sign ^ 1, j2 ^ sign ^ 1);
-            return target(address, sign << 24 | i1 << 23 | i2 << 22 | (first & 0x3FF) << 12 | low, 25);
+            let offset = sign << 24 | i1 << 23 | i2 << 22 | (first & 0x3FF) << 12 | low;
+            let to = target(address, offset, 25);
+            return Some(if second & 0x4000 == 0 { Branch::To(to) } else { Branch::Call(to) });
         }
         if second & 0x4000 != 0 {
             // BLX into the other instruction set, which these cores do not have.
             return Some(Branch::Pointer);
         }
         if first >> 6 & 0xF < 14 {
-            return target(address, sign << 20 | j2 << 19 | j1 << 18 | (first & 0x3F) << 12 | low, 21);
+            let offset = sign << 20 | j2 << 19 | j1 << 18 | (first & 0x3F) << 12 | low;
+            return Some(Branch::To(target(address, offset, 21)));
         }
         return None;
     }
@@ -107,15 +112,15 @@ mod tests {
     fn branches_go_where_the_assembler_says() {
         // From binutils' disassembly of an image.
         let cases = [
-            (0xF0, 0xF002, 0xFB67, 4, Some(Branch::To(0x27C2))),
-            (0x112, 0xF002, 0xF96C, 4, Some(Branch::To(0x23EE))),
+            (0xF0, 0xF002, 0xFB67, 4, Some(Branch::Call(0x27C2))),
+            (0x112, 0xF002, 0xF96C, 4, Some(Branch::Call(0x23EE))),
             (0x160, 0xF001, 0xBFBC, 4, Some(Branch::To(0x20DC))),
             (0xFC, 0xD001, 0x0000, 2, Some(Branch::To(0x102))),
             (0x100, 0xE7FB, 0x0000, 2, Some(Branch::To(0xFA))),
             (0x144, 0xD1F8, 0xBD80, 2, Some(Branch::To(0x138))),
             // beq.w and a backward bl.
             (0x1000, 0xF000, 0x8010, 4, Some(Branch::To(0x1024))),
-            (0x1000, 0xF7FF, 0xFFFE, 4, Some(Branch::To(0x1000))),
+            (0x1000, 0xF7FF, 0xFFFE, 4, Some(Branch::Call(0x1000))),
             // blx r3, bx r1, bx lr, mov pc r1, add pc r1.
             (0, 0x4798, 0, 2, Some(Branch::Pointer)),
             (0, 0x4708, 0, 2, Some(Branch::Pointer)),
