@@ -1,14 +1,21 @@
 //! The bus side in QEMU, which emulates no CAN controller here: CAN records on a serial line.
 //!
-//! A record is COBS-stuffed and ended by 0x00. Before that it is, little endian:
+//! They come in packets, as a controller hands out several frames at once. A packet is COBS-stuffed and ended by 0x00. Before
+//! that it is, little endian:
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 4 | sequence number: one more than the record's before, so that a gap is what the bus side lost |
+//! | 4 | number of the first record: one more than that of the record before, so that a gap is what the bus side lost |
+//! | | the records |
+//! | 4 | CRC-32C of all before |
+//!
+//! and a record is:
+//!
+//! | bytes | what |
+//! |---|---|
 //! | 4 | identifier; bit 31: of 29 bits, bit 30: a remote frame, bit 29: no frame, the end of the bus |
 //! | 1 | data length, 0 to 64 |
 //! | 0 to 64 | data; a remote frame has none |
-//! | 4 | CRC-32C of all before |
 
 use convoy_protocol::frame::{CanId, FRAME_DATA_BYTES_MAX};
 use convoy_protocol::link;
@@ -19,10 +26,13 @@ const EXTENDED: u32 = 1 << 31;
 const REMOTE: u32 = 1 << 30;
 const END: u32 = 1 << 29;
 
-const HEAD_BYTES: usize = 9;
+const NUMBER_BYTES: usize = 4;
+const HEAD_BYTES: usize = 4 + 1;
 const CRC_BYTES: usize = 4;
 /// COBS adds one byte in 254.
-pub(crate) const RECORD_BYTES_MAX: usize = HEAD_BYTES + FRAME_DATA_BYTES_MAX + CRC_BYTES + 1;
+const PACKET_BYTES_MAX: usize = 254;
+/// A packet of one record as it goes over the line.
+pub(crate) const RECORD_BYTES_MAX: usize = NUMBER_BYTES + HEAD_BYTES + FRAME_DATA_BYTES_MAX + CRC_BYTES + 2;
 
 /// What a record says.
 pub(crate) enum Event {
@@ -36,15 +46,20 @@ pub(crate) enum Event {
 pub(crate) struct Counters {
     /// Records that never came, by the gaps in their numbers.
     pub(crate) frames_lost: u32,
-    /// Stretches between two zeros that held no record.
+    /// Records that said nothing, and stretches between two zeros that held no packet.
     pub(crate) records_rejected: u32,
 }
 
 /// Finds records in the bytes of the line.
 pub(crate) struct BusSide {
-    buffer: heapless::Vec<u8, RECORD_BYTES_MAX>,
+    /// The packet, stuffed while it comes, and as it was while its records are read.
+    buffer: heapless::Vec<u8, PACKET_BYTES_MAX>,
     is_overlong: bool,
-    next_sequence: Option<u32>,
+    /// Where the records begin that were not read yet; 0: the packet is still to come.
+    unread: usize,
+    /// Of the record at `unread`.
+    number: u32,
+    next_number: Option<u32>,
     /// Lost, and not yet told.
     lost: u32,
     sent: u32,
@@ -57,7 +72,9 @@ impl BusSide {
         Self {
             buffer: heapless::Vec::new(),
             is_overlong: false,
-            next_sequence: None,
+            unread: 0,
+            number: 0,
+            next_number: None,
             lost: 0,
             sent: 0,
             counters,
@@ -68,26 +85,74 @@ impl BusSide {
         self.counters
     }
 
-    pub(crate) fn handle_byte(&mut self, byte: u8) -> Option<Event> {
+    /// Takes a byte of the line. Ask [`Self::poll_event`] first: what was not read of a packet is gone with the next byte.
+    pub(crate) fn handle_byte(&mut self, byte: u8) {
+        if self.unread > 0 {
+            self.forget();
+        }
         if byte != 0 {
             self.is_overlong |= self.buffer.push(byte).is_err();
+            return;
+        }
+        if !self.is_overlong && self.open().is_some() {
+            return;
+        }
+        // Two zeros in a row are how a sender finds its feet.
+        let is_garbage = self.is_overlong || !self.buffer.is_empty();
+        self.counters.records_rejected = self.counters.records_rejected.wrapping_add(u32::from(is_garbage));
+        self.forget();
+    }
+
+    /// What the next record of the packet says.
+    pub(crate) fn poll_event(&mut self) -> Option<Event> {
+        while self.unread > 0 {
+            let number = self.number;
+            if self.unread == self.buffer.len() {
+                self.forget();
+                break;
+            }
+            let Some(event) = self.take_record() else {
+                self.counters.records_rejected = self.counters.records_rejected.wrapping_add(1);
+                continue;
+            };
+            let missing = self.next_number.map_or(0, |expected| number.wrapping_sub(expected));
+            self.counters.frames_lost = self.counters.frames_lost.wrapping_add(missing);
+            self.lost = self.lost.wrapping_add(missing);
+            self.next_number = Some(number.wrapping_add(1));
+            return Some(event);
+        }
+        None
+    }
+
+    /// What the record at `unread` says, if anything. What is cut off takes the rest of the packet with it.
+    fn take_record(&mut self) -> Option<Event> {
+        self.number = self.number.wrapping_add(1);
+        let rest = self.buffer.get(self.unread..).unwrap_or_default();
+        self.unread = self.buffer.len();
+        let (head, rest) = rest.split_first_chunk::<HEAD_BYTES>()?;
+        let [bits @ .., data_len] = *head;
+        let (bits, data_len) = (u32::from_le_bytes(bits), usize::from(data_len));
+        let data = if bits & REMOTE == 0 { rest.get(..data_len)? } else { &[] };
+        self.unread -= rest.len() - data.len();
+        event(bits, data_len, data)
+    }
+
+    /// Begins to read the packet in the buffer, if it is one.
+    fn open(&mut self) -> Option<()> {
+        let len = stuffing::decode_in_place(&mut self.buffer)?;
+        let (body, crc) = self.buffer.get(..len)?.split_last_chunk::<CRC_BYTES>()?;
+        if link::checksum(body) != u32::from_le_bytes(*crc) {
             return None;
         }
-        let record = if self.is_overlong { None } else { read(&mut self.buffer) };
-        let is_empty = self.buffer.is_empty();
+        self.number = u32::from_le_bytes(*body.first_chunk::<NUMBER_BYTES>()?);
+        self.buffer.truncate(len - CRC_BYTES);
+        self.unread = NUMBER_BYTES;
+        Some(())
+    }
+
+    fn forget(&mut self) {
         self.buffer.clear();
-        self.is_overlong = false;
-        let Some((sequence, event)) = record else {
-            // Two zeros in a row are how a sender finds its feet.
-            self.counters.records_rejected =
-                self.counters.records_rejected.wrapping_add(u32::from(!is_empty));
-            return None;
-        };
-        let missing = self.next_sequence.map_or(0, |expected| sequence.wrapping_sub(expected));
-        self.counters.frames_lost = self.counters.frames_lost.wrapping_add(missing);
-        self.lost = self.lost.wrapping_add(missing);
-        self.next_sequence = Some(sequence.wrapping_add(1));
-        Some(event)
+        (self.is_overlong, self.unread) = (false, 0);
     }
 
     /// Records that were lost since the last question.
@@ -95,12 +160,12 @@ impl BusSide {
         core::mem::take(&mut self.lost)
     }
 
-    /// A frame as it goes out, numbered like those that come in.
+    /// A frame as it goes out, in a packet of its own, numbered like those that come in.
     pub(crate) fn record<'o>(
         &mut self,
         id: CanId,
         data: &[u8],
-        out: &'o mut [u8; RECORD_BYTES_MAX + 1],
+        out: &'o mut [u8; RECORD_BYTES_MAX],
     ) -> Option<&'o [u8]> {
         let bits = match id {
             CanId::Standard(id) => u32::from(id),
@@ -120,27 +185,14 @@ impl BusSide {
     }
 }
 
-/// The record's number and what it says.
-fn read(stuffed: &mut [u8]) -> Option<(u32, Event)> {
-    let len = stuffing::decode_in_place(stuffed)?;
-    let (body, crc) = stuffed.get(..len)?.split_last_chunk::<CRC_BYTES>()?;
-    if link::checksum(body) != u32::from_le_bytes(*crc) {
-        return None;
+/// What a record says.
+fn event(bits: u32, data_len: usize, data: &[u8]) -> Option<Event> {
+    if bits == END {
+        return Some(Event::End);
     }
-    let (sequence, rest) = body.split_first_chunk::<4>()?;
-    let (bits, rest) = rest.split_first_chunk::<4>()?;
-    let (data_len, data) = rest.split_first()?;
-    let bits = u32::from_le_bytes(*bits);
-    let event = if bits == END {
-        Event::End
-    } else if bits & REMOTE != 0 {
-        Event::Frame(BusFrame::new_remote(id(bits & !REMOTE)?, usize::from(*data_len))?)
-    } else if data.len() == usize::from(*data_len) {
-        Event::Frame(BusFrame::new(id(bits)?, data)?)
-    } else {
-        return None;
-    };
-    Some((u32::from_le_bytes(*sequence), event))
+    let id = id(bits & !REMOTE)?;
+    let frame = if bits & REMOTE == 0 { BusFrame::new(id, data) } else { BusFrame::new_remote(id, data_len) };
+    frame.map(Event::Frame)
 }
 
 fn id(bits: u32) -> Option<Id> {

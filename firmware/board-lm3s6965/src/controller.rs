@@ -58,7 +58,7 @@ impl Can for RecordBus {
             Id::Standard(id) => CanId::Standard(id.as_raw()),
             Id::Extended(id) => CanId::Extended(id.as_raw()),
         };
-        let mut record = [0; RECORD_BYTES_MAX + 1];
+        let mut record = [0; RECORD_BYTES_MAX];
         let record = self.side.record(id, frame.data(), &mut record).ok_or(nb::Error::WouldBlock)?;
         for part in record.chunks(TRANSMIT_BYTES) {
             while !self.line.has_room() {}
@@ -69,11 +69,13 @@ impl Can for RecordBus {
 
     fn receive(&mut self) -> nb::Result<BusFrame, Never> {
         for _ in 0..TURN_BYTES_MAX {
-            let Some(byte) = self.line.receive() else { break };
-            match self.side.handle_byte(byte) {
+            match self.side.poll_event() {
                 Some(Event::Frame(frame)) => return Ok(frame),
                 Some(Event::End) => self.has_ended = true,
-                None => {}
+                None => {
+                    let Some(byte) = self.line.receive() else { break };
+                    self.side.handle_byte(byte);
+                }
             }
         }
         Err(nb::Error::WouldBlock)

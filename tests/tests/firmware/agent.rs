@@ -1,6 +1,6 @@
-//! The agent's end of the line, over a socket in place of a serial line.
+//! The agent's end of the line, over FIFOs in place of a serial line.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use convoy_agent_core::dongle::{DongleOptions, DongleSession};
@@ -69,18 +69,12 @@ impl Agent {
     fn turn(&mut self, machine: &mut Machine, line: Line<'_>) -> bool {
         self.session.handle_timeout(self.now_us());
         let out = line(self.session.poll_transmit(), Way::ToDongle);
-        if machine.link.write_all(&out).is_err() {
+        if machine.link.input.write_all(&out).is_err() {
             return false;
         }
-        let mut bytes = [0; 4_096];
-        let len = match machine.link.read(&mut bytes) {
-            Ok(0) => return false,
-            Ok(len) => len,
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => 0,
-            Err(_) => return false,
-        };
+        let Some(bytes) = machine.link.output.read() else { return false };
         let now_us = self.now_us();
-        let bytes = line(bytes[..len].to_vec(), Way::ToAgent);
+        let bytes = line(bytes, Way::ToAgent);
         let frames = &mut self.frames;
         self.session.handle_bytes(now_us, now_us, &bytes, |frame| {
             assert!(frame.timestamp_us <= now_us, "{} is yet to come", frame.timestamp_us - now_us);

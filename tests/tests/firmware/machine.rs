@@ -1,14 +1,17 @@
-//! QEMU with an image in it: one socket is the bus, one the agent's end of the link.
+//! QEMU with an image in it: one of its serial lines is the bus, one the agent's link.
 
+use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use convoy_protocol::frame::CanId;
 use tempfile::TempDir;
+
+use crate::agent::Sent;
 
 /// For anything that the emulated board does; it takes milliseconds where nothing else runs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -18,6 +21,11 @@ const POLL: Duration = Duration::from_millis(10);
 
 /// How long one look at the link waits for bytes: the agent's timers are not kept waiting.
 const TICK: Duration = Duration::from_millis(5);
+
+/// Records of a packet on the bus side at most, bytes: what its number, checksum and stuffing leave of what the board takes.
+const RECORDS_BYTES_MAX: usize = 254 - (4 + 4 + 1);
+/// Of a record: identifier and length.
+const RECORD_HEAD_BYTES: usize = 5;
 
 /// What `cargo xtask test firmware` names.
 fn told(name: &str) -> PathBuf {
@@ -29,10 +37,12 @@ fn told(name: &str) -> PathBuf {
 /// A running board; it is switched off when this is dropped.
 pub(crate) struct Machine {
     pub(crate) bus: Bus,
-    pub(crate) link: UnixStream,
+    /// What the board sends onto the bus.
+    bus_output: Output,
+    pub(crate) link: Line,
     monitor: UnixStream,
     qemu: Child,
-    _sockets: TempDir,
+    _files: TempDir,
 }
 
 /// How the board ended.
@@ -47,34 +57,36 @@ pub(crate) struct End {
 impl Machine {
     /// The LM3S6965 board, running.
     pub(crate) fn lm3s6965() -> Self {
-        let sockets = tempfile::tempdir().unwrap();
+        let files = tempfile::tempdir().unwrap();
         let mut command = Command::new(told("CONVOY_QEMU_ARM"));
         command.args(["-M", "lm3s6965evb", "-nodefaults", "-display", "none", "-nic", "none"]);
         command.args(["-semihosting-config", "enable=on,target=native"]);
         command.arg("-kernel").arg(told("CONVOY_FIRMWARE_LM3S6965"));
-        // In this order they are UART0 and UART1. QEMU connects, so there is nothing to wait for but its connection.
-        let [link, bus] = ["link", "bus"].map(|name| {
-            let path = sockets.path().join(name);
-            let accepted = accept(UnixListener::bind(&path).unwrap());
-            command.arg("-serial").arg(format!("unix:{}", path.display()));
-            accepted
-        });
-        let path = sockets.path().join("monitor");
-        let monitor = accept(UnixListener::bind(&path).unwrap());
+        // In this order they are UART0 and UART1.
+        let [link, bus] = ["link", "bus"].map(|name| Line::prepare(files.path().join(name), &mut command));
+        let path = files.path().join("monitor");
+        let listener = UnixListener::bind(&path).unwrap();
+        let monitor = in_a_thread(move || Some(listener.accept().ok()?.0));
         command.arg("-monitor").arg(format!("unix:{}", path.display()));
         let qemu = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
         let qemu = qemu.unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let connected = |socket: Receiver<UnixStream>| {
-            let stream = socket.recv_timeout(PATIENCE).expect("QEMU connects, or says above why it ended");
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
-            stream.set_write_timeout(Some(PATIENCE)).unwrap();
-            stream
-        };
-        let (mut link, bus, monitor) = (connected(link), connected(bus), connected(monitor));
+        let monitor = monitor.recv_timeout(PATIENCE).expect(OPENS);
+        let (mut link, bus) = (Line::opened(&link), Line::opened(&bus));
         // What comes before the board listens is lost, as on a desk. When it does, it sends the end of a message.
-        link.read_exact(&mut [0]).expect("the board starts");
-        link.set_read_timeout(Some(TICK)).unwrap();
-        Self { bus: Bus { stream: bus, sequence: 0 }, link, monitor, qemu, _sockets: sockets }
+        assert!(link.output.read_to_zero().is_empty());
+        let (bus, bus_output) = (Bus { input: bus.input, sequence: 0 }, bus.output);
+        Self { bus, bus_output, link, monitor, qemu, _files: files }
+    }
+
+    /// The next record that the board sent onto the bus: its number, its identifier and its data.
+    pub(crate) fn receive_from_bus(&mut self) -> (u32, u32, Vec<u8>) {
+        let mut stuffed = self.bus_output.read_to_zero();
+        let len = cobs::decode_in_place(&mut stuffed).unwrap();
+        let (body, crc) = stuffed[..len].split_last_chunk::<4>().unwrap();
+        assert_eq!(crc32c::crc32c(body), u32::from_le_bytes(*crc));
+        let word = |at: usize| u32::from_le_bytes(body[at..at + 4].try_into().unwrap());
+        assert_eq!(usize::from(body[8]), body.len() - 9);
+        (word(0), word(4), body[9..].to_vec())
     }
 
     /// Resets the board, as its button does.
@@ -102,20 +114,102 @@ impl Drop for Machine {
     }
 }
 
-/// The one connection, from a thread of its own: accepting has no limit.
-fn accept(listener: UnixListener) -> Receiver<UnixStream> {
+/// What QEMU does first, in the words of a failure.
+const OPENS: &str = "QEMU opens its lines, or says above why it ended";
+
+/// For what has no limit of time of its own.
+fn in_a_thread<T: Send + 'static>(work: impl FnOnce() -> Option<T> + Send + 'static) -> Receiver<T> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
-        if let Ok((stream, _)) = listener.accept() {
-            let _ = sender.send(stream);
+        if let Some(done) = work() {
+            // Whoever waited may have given up.
+            let _ = sender.send(done);
         }
     });
     receiver
 }
 
-/// The bus side: records as the board's `bus` module reads them.
+/// One of the board's serial lines: two FIFOs. QEMU moves every byte by itself, and through sockets that takes twice as long.
+pub(crate) struct Line {
+    /// What goes to the board; waits while it has no room.
+    pub(crate) input: File,
+    pub(crate) output: Output,
+}
+
+impl Line {
+    /// The next of the board's lines.
+    fn prepare(path: PathBuf, command: &mut Command) -> PathBuf {
+        for end in ["in", "out"] {
+            let made = Command::new("mkfifo").arg(path.with_extension(end)).status();
+            assert!(made.unwrap().success(), "there is no FIFO {}", path.display());
+        }
+        command.arg("-serial").arg(format!("pipe:{}", path.display()));
+        path
+    }
+
+    /// When QEMU has opened it, too.
+    fn opened(path: &Path) -> Self {
+        let (input, output) = (path.with_extension("in"), path.with_extension("out"));
+        let input = in_a_thread(move || OpenOptions::new().write(true).open(input).ok());
+        let output = in_a_thread(move || File::open(output).ok());
+        let opened = |file: Receiver<File>| file.recv_timeout(PATIENCE).expect(OPENS);
+        Self { input: opened(input), output: Output::read_from(opened(output)) }
+    }
+}
+
+/// What comes from a line of the board. A thread of its own reads it: reading has no limit of time, and the board never waits.
+pub(crate) struct Output {
+    chunks: Receiver<Vec<u8>>,
+    rest: Vec<u8>,
+}
+
+impl Output {
+    fn read_from(mut file: File) -> Self {
+        let (sender, chunks) = channel();
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4_096];
+            while let Ok(len @ 1..) = file.read(&mut bytes) {
+                if sender.send(bytes[..len].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { chunks, rest: Vec::new() }
+    }
+
+    /// What has come; nothing, when nothing comes for a moment; `None`: the board has ended.
+    pub(crate) fn read(&mut self) -> Option<Vec<u8>> {
+        let mut bytes = std::mem::take(&mut self.rest);
+        if bytes.is_empty() {
+            bytes = match self.chunks.recv_timeout(TICK) {
+                Ok(bytes) => bytes,
+                Err(RecvTimeoutError::Timeout) => Vec::new(),
+                Err(RecvTimeoutError::Disconnected) => return None,
+            };
+        }
+        bytes.extend(self.chunks.try_iter().flatten());
+        Some(bytes)
+    }
+
+    /// What comes before the next zero, which is taken as well.
+    fn read_to_zero(&mut self) -> Vec<u8> {
+        let started = Instant::now();
+        let mut bytes = Vec::new();
+        loop {
+            bytes.extend(self.read().expect("the board runs"));
+            if let Some(at) = bytes.iter().position(|byte| *byte == 0) {
+                self.rest = bytes.split_off(at + 1);
+                bytes.pop();
+                return bytes;
+            }
+            assert!(started.elapsed() < PATIENCE, "the board sends {bytes:?} and no more");
+        }
+    }
+}
+
+/// The bus side: packets of records as the board's `bus` module reads them.
 pub(crate) struct Bus {
-    stream: UnixStream,
+    input: File,
     /// Of the next record.
     pub(crate) sequence: u32,
 }
@@ -127,16 +221,19 @@ impl Bus {
 
     /// `bits` is the identifier with [`Self::EXTENDED`] or [`Self::REMOTE`]. Waits while the board has no room.
     pub(crate) fn send(&mut self, bits: u32, data: &[u8]) {
-        let record = self.record(bits, data);
-        self.stream.write_all(&record).unwrap();
+        let packet = self.packet(&[(bits, data)]);
+        self.send_bytes(&packet);
     }
 
-    /// The next record as it goes over the line.
-    pub(crate) fn record(&mut self, bits: u32, data: &[u8]) -> Vec<u8> {
-        let mut plain = [self.sequence.to_le_bytes(), bits.to_le_bytes()].concat();
-        self.sequence = self.sequence.wrapping_add(1);
-        plain.push(u8::try_from(data.len()).unwrap());
-        plain.extend(data);
+    /// The next records, all in one packet, as they go over the line.
+    pub(crate) fn packet(&mut self, records: &[(u32, &[u8])]) -> Vec<u8> {
+        let mut plain = self.sequence.to_le_bytes().to_vec();
+        for (bits, data) in records {
+            plain.extend(bits.to_le_bytes());
+            plain.push(u8::try_from(data.len()).unwrap());
+            plain.extend(*data);
+            self.sequence = self.sequence.wrapping_add(1);
+        }
         plain.extend(crc32c::crc32c(&plain).to_le_bytes());
         let mut stuffed = vec![0; plain.len() + 2];
         let len = cobs::try_encode(&plain, &mut stuffed).unwrap();
@@ -144,31 +241,26 @@ impl Bus {
         stuffed
     }
 
-    /// As [`Self::send`].
-    pub(crate) fn send_frame(&mut self, id: CanId, data: &[u8]) {
-        let kind = if matches!(id, CanId::Extended(_)) { Self::EXTENDED } else { 0 };
-        self.send(id.bits() | kind, data);
-    }
-
-    /// The next record that the board sent: its number, its identifier and its data.
-    pub(crate) fn receive(&mut self) -> (u32, u32, Vec<u8>) {
-        let mut stuffed = Vec::new();
-        while stuffed.last() != Some(&0) {
-            let mut byte = [0];
-            self.stream.read_exact(&mut byte).expect("the board sends a record");
-            stuffed.extend(byte);
+    /// As [`Self::send`], as many in a packet as there is room for: a controller hands out several at once, too.
+    pub(crate) fn send_frames(&mut self, frames: &[Sent]) {
+        let (mut records, mut len) = (Vec::new(), 0);
+        for (id, data) in frames {
+            let more = RECORD_HEAD_BYTES + data.len();
+            if len + more > RECORDS_BYTES_MAX {
+                let packet = self.packet(&std::mem::take(&mut records));
+                self.send_bytes(&packet);
+                len = 0;
+            }
+            let kind = if matches!(id, CanId::Extended(_)) { Self::EXTENDED } else { 0 };
+            records.push((id.bits() | kind, &data[..]));
+            len += more;
         }
-        stuffed.pop();
-        let len = cobs::decode_in_place(&mut stuffed).unwrap();
-        let (body, crc) = stuffed[..len].split_last_chunk::<4>().unwrap();
-        assert_eq!(crc32c::crc32c(body), u32::from_le_bytes(*crc));
-        let word = |at: usize| u32::from_le_bytes(body[at..at + 4].try_into().unwrap());
-        assert_eq!(usize::from(body[8]), body.len() - 9);
-        (word(0), word(4), body[9..].to_vec())
+        let packet = self.packet(&records);
+        self.send_bytes(&packet);
     }
 
     pub(crate) fn send_bytes(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).unwrap();
+        self.input.write_all(bytes).unwrap();
     }
 
     /// Nothing more comes: the board sends what it has, says what it counted and ends.
@@ -178,6 +270,6 @@ impl Bus {
 
     /// The same bus for a thread that sends while another reads the link.
     pub(crate) fn another_handle(&self) -> Self {
-        Self { stream: self.stream.try_clone().unwrap(), sequence: self.sequence }
+        Self { input: self.input.try_clone().unwrap(), sequence: self.sequence }
     }
 }

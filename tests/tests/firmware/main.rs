@@ -25,9 +25,7 @@ fn clean_end() -> End {
 fn send_all(bus: &Bus, frames: Vec<Sent>) -> std::thread::JoinHandle<Bus> {
     let mut bus = bus.another_handle();
     std::thread::spawn(move || {
-        for (id, data) in frames {
-            bus.send_frame(id, &data);
-        }
+        bus.send_frames(&frames);
         bus
     })
 }
@@ -73,7 +71,7 @@ fn frames_of_every_length_and_kind_of_id_come_out_equal_and_in_order() {
 fn a_flood_of_full_classic_frames_loses_none() {
     let frames = (0u64..20_000).map(|number| (CanId::Extended(0x0CF0_0400), number.to_le_bytes().to_vec()));
     let rate = carry(frames.collect());
-    // `cargo xtask bench dongle` reads it.
+    // For `cargo xtask bench dongle`: another build on this machine halves it, so that no limit holds here.
     println!("dongle.frames_per_s={rate:.0}");
 }
 
@@ -85,27 +83,28 @@ fn what_the_bus_side_lost_or_garbled_is_counted_and_the_rest_comes_out() {
     // Sent by nobody: three numbers are missing.
     machine.bus.sequence += 3;
     machine.bus.send(0x123, &[2]);
-    let mut broken = machine.bus.record(0x123, &[3]);
+    let mut broken = machine.bus.packet(&[(0x123, &[3])]);
     broken[6] ^= 0x40;
     machine.bus.send_bytes(&broken);
     machine.bus.send_bytes(&[7; 500]);
     machine.bus.send_bytes(&[0, 0, 0]);
-    // 2,048 needs 12 bits, and nobody has set the bit for 29.
-    machine.bus.send(0x800, &[4]);
     machine.bus.send(0x123 | Bus::REMOTE, &[]);
-    machine.bus.send(0x123, &[5]);
-    let all = |agent: &Agent| agent.session.health().is_some_and(|health| health.buses[0].received == 3);
+    // 2,048 needs 12 bits, and nobody has set the bit for 29; no frame has 65 bytes.
+    let packet =
+        machine.bus.packet(&[(0x123, &[4]), (0x800, &[]), (0x123, &[5]), (0x123, &[0; 65]), (0x123, &[6])]);
+    machine.bus.send_bytes(&packet);
+    let all = |agent: &Agent| agent.session.health().is_some_and(|health| health.buses[0].received == 5);
     agent.run(&mut machine, &mut whole(), all);
     let end = agent.read_to_end(machine);
     let data: Vec<_> = agent.frames.iter().map(|(_, data)| data[0]).collect();
-    assert_eq!(data, [1, 2, 5]);
-    // The broken record and the one with the bad identifier are missing from the numbers, too.
-    let counted = "frames_lost=5 records_rejected=3 bus_overruns=0 link_overruns=0";
+    assert_eq!(data, [1, 2, 4, 5, 6]);
+    // The broken record and the two that no frame is are missing from the numbers, too.
+    let counted = "frames_lost=6 records_rejected=4 bus_overruns=0 link_overruns=0";
     assert_eq!(end, End { code: Some(0), output: counted.to_owned() });
     let health = agent.session.health().unwrap();
     let bus = &health.buses[0];
-    assert_eq!((bus.received, bus.remote, bus.overruns, bus.state), (3, 1, 5, BusState::ErrorActive));
-    assert_eq!((agent.session.counters().lost_in_dongle, agent.session.counters().lost_on_line), (5, 0));
+    assert_eq!((bus.received, bus.remote, bus.overruns, bus.state), (5, 1, 6, BusState::ErrorActive));
+    assert_eq!((agent.session.counters().lost_in_dongle, agent.session.counters().lost_on_line), (6, 0));
 }
 
 #[test]
@@ -121,7 +120,7 @@ fn the_agent_sends_onto_the_bus_only_where_it_may() {
         assert!(agent.session.transmit(&request));
         let sent = |agent: &Agent| agent.session.health().is_some_and(|health| health.buses[0].sent > number);
         agent.run(&mut machine, &mut whole(), sent);
-        assert_eq!(machine.bus.receive(), (number, 0x7DF, request.data().to_vec()));
+        assert_eq!(machine.receive_from_bus(), (number, 0x7DF, request.data().to_vec()));
     }
     assert_eq!(agent.session.counters().refused, 0);
 }
