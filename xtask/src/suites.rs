@@ -143,9 +143,13 @@ const SUITES: &[Suite] = &[
     },
     Suite {
         name: "firmware",
-        about: "the dongle's firmware on an emulated microcontroller: from the bus onto the link",
+        about: "the dongle's firmware on an emulated microcontroller: from the bus onto the link, and into the agent",
         needs: &[Need::Firmware],
-        run: Run::Tests(&[&["test", "--workspace", "--test", "firmware"]]),
+        // The first builds the agent's program, as it is built with any test of its package, and with the same features.
+        run: Run::Tests(&[
+            &["test", "--workspace", "--no-run", "--test", "run"],
+            &["test", "--workspace", "--test", "firmware"],
+        ]),
     },
     Suite {
         name: "fuzz",

@@ -1,10 +1,10 @@
 //! QEMU with an image in it: one of its serial lines is the bus, one the agent's link.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,8 @@ use crate::agent::Sent;
 /// For anything that the emulated board does; it takes milliseconds where nothing else runs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Between two looks at whether QEMU has ended: processes have no wait with a limit.
-const POLL: Duration = Duration::from_millis(10);
+/// Between two looks at another process: there is no wait with a limit for them.
+pub(crate) const POLL: Duration = Duration::from_millis(10);
 
 /// How long one look at the link waits for bytes: the agent's timers are not kept waiting.
 const TICK: Duration = Duration::from_millis(5);
@@ -34,15 +34,13 @@ fn told(name: &str) -> PathBuf {
     PathBuf::from(value)
 }
 
-/// A running board; it is switched off when this is dropped.
-pub(crate) struct Machine {
+/// A running board; it is switched off when this is dropped. The agent's end of the link is a [`Line`], or the path of a terminal.
+pub(crate) struct Machine<L = Line> {
     pub(crate) bus: Bus,
     /// What the board sends onto the bus.
     bus_output: Output,
-    pub(crate) link: Line,
-    monitor: UnixStream,
-    qemu: Child,
-    _files: TempDir,
+    pub(crate) link: L,
+    qemu: Qemu,
 }
 
 /// How the board ended.
@@ -54,28 +52,52 @@ pub(crate) struct End {
     pub(crate) output: String,
 }
 
+impl End {
+    /// After a run in which nothing went wrong.
+    pub(crate) fn clean() -> Self {
+        let output = "frames_lost=0 records_rejected=0 bus_overruns=0 link_overruns=0";
+        Self { code: Some(0), output: output.to_owned() }
+    }
+}
+
 impl Machine {
-    /// The LM3S6965 board, running.
+    /// The LM3S6965 board, running and listening.
     pub(crate) fn lm3s6965() -> Self {
-        let files = tempfile::tempdir().unwrap();
-        let mut command = Command::new(told("CONVOY_QEMU_ARM"));
-        command.args(["-M", "lm3s6965evb", "-nodefaults", "-display", "none", "-nic", "none"]);
-        command.args(["-semihosting-config", "enable=on,target=native"]);
-        command.arg("-kernel").arg(told("CONVOY_FIRMWARE_LM3S6965"));
+        let (mut command, files) = board();
         // In this order they are UART0 and UART1.
         let [link, bus] = ["link", "bus"].map(|name| Line::prepare(files.path().join(name), &mut command));
-        let path = files.path().join("monitor");
-        let listener = UnixListener::bind(&path).unwrap();
-        let monitor = in_a_thread(move || Some(listener.accept().ok()?.0));
-        command.arg("-monitor").arg(format!("unix:{}", path.display()));
-        let qemu = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
-        let qemu = qemu.unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let monitor = monitor.recv_timeout(PATIENCE).expect(OPENS);
+        let qemu = Qemu::start(command, files);
         let (mut link, bus) = (Line::opened(&link), Line::opened(&bus));
         // What comes before the board listens is lost, as on a desk. When it does, it sends the end of a message.
         assert!(link.output.read_to_zero().is_empty());
-        let (bus, bus_output) = (Bus { input: bus.input, sequence: 0 }, bus.output);
-        Self { bus, bus_output, link, monitor, qemu, _files: files }
+        Self::new(link, bus, qemu)
+    }
+}
+
+impl Machine<PathBuf> {
+    /// The same board, whose link is a terminal that an agent can open; it may not listen yet.
+    pub(crate) fn lm3s6965_on_a_terminal() -> Self {
+        let (mut command, files) = board();
+        command.args(["-serial", "pty"]);
+        let bus = Line::prepare(files.path().join("bus"), &mut command);
+        let mut qemu = Qemu::start(command, files);
+        let mut output = qemu.output.take().unwrap();
+        let line = in_a_thread(move || {
+            let mut line = String::new();
+            output.read_line(&mut line).ok().map(|_| (line, output))
+        });
+        let (line, output) = line.recv_timeout(PATIENCE).expect(OPENS);
+        qemu.output = Some(output);
+        // "char device redirected to /dev/pts/0 (label serial0)"
+        let path = line.split(' ').find(|word| word.starts_with("/dev/"));
+        let path = PathBuf::from(path.unwrap_or_else(|| panic!("QEMU names no terminal: {line}")));
+        Self::new(path, Line::opened(&bus), qemu)
+    }
+}
+
+impl<L> Machine<L> {
+    fn new(link: L, bus: Line, qemu: Qemu) -> Self {
+        Self { bus: Bus { input: bus.input, sequence: 0 }, bus_output: bus.output, link, qemu }
     }
 
     /// The next record that the board sent onto the bus: its number, its identifier and its data.
@@ -91,26 +113,60 @@ impl Machine {
 
     /// Resets the board, as its button does.
     pub(crate) fn reset(&mut self) {
-        self.monitor.write_all(b"system_reset\n").unwrap();
+        self.qemu.monitor.write_all(b"system_reset\n").unwrap();
     }
 
     /// Waits until the board has ended by itself, as it does after [`Bus::end`].
     pub(crate) fn ended(mut self) -> End {
         let started = Instant::now();
-        while self.qemu.try_wait().unwrap().is_none() {
+        while self.qemu.process.try_wait().unwrap().is_none() {
             assert!(started.elapsed() < PATIENCE, "the board still runs");
             std::thread::sleep(POLL);
         }
-        let code = self.qemu.wait().unwrap().code();
-        let output = std::io::read_to_string(self.qemu.stdout.take().unwrap()).unwrap();
+        let code = self.qemu.process.wait().unwrap().code();
+        let output = std::io::read_to_string(self.qemu.output.take().unwrap()).unwrap();
         End { code, output: output.trim().to_owned() }
     }
 }
 
-impl Drop for Machine {
+/// QEMU for the board, without its serial lines, and where they can be.
+fn board() -> (Command, TempDir) {
+    let mut command = Command::new(told("CONVOY_QEMU_ARM"));
+    command.args(["-M", "lm3s6965evb", "-nodefaults", "-display", "none", "-nic", "none"]);
+    command.args(["-semihosting-config", "enable=on,target=native"]);
+    command.arg("-kernel").arg(told("CONVOY_FIRMWARE_LM3S6965"));
+    (command, tempfile::tempdir().unwrap())
+}
+
+/// The process; it ends when this is dropped.
+struct Qemu {
+    process: Child,
+    monitor: UnixStream,
+    output: Option<BufReader<ChildStdout>>,
+    _files: TempDir,
+}
+
+impl Qemu {
+    fn start(mut command: Command, files: TempDir) -> Self {
+        let path = files.path().join("monitor");
+        let listener = UnixListener::bind(&path).unwrap();
+        let monitor = in_a_thread(move || Some(listener.accept().ok()?.0));
+        command.arg("-monitor").arg(format!("unix:{}", path.display()));
+        let process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        let mut process = process.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let output = process.stdout.take().map(BufReader::new);
+        let Ok(monitor) = monitor.recv_timeout(PATIENCE) else {
+            let _ = process.kill();
+            panic!("{OPENS}");
+        };
+        Self { process, monitor, output, _files: files }
+    }
+}
+
+impl Drop for Qemu {
     fn drop(&mut self) {
-        let _ = self.qemu.kill();
-        let _ = self.qemu.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 

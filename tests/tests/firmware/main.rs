@@ -4,6 +4,7 @@
 
 mod agent;
 mod machine;
+mod process;
 
 use std::time::Duration;
 
@@ -13,13 +14,6 @@ use convoy_protocol::link::BusState;
 
 use agent::{Agent, Sent, whole};
 use machine::{Bus, End, Machine};
-
-/// What the board says after a run in which nothing went wrong.
-const NOTHING_LOST: &str = "frames_lost=0 records_rejected=0 bus_overruns=0 link_overruns=0";
-
-fn clean_end() -> End {
-    End { code: Some(0), output: NOTHING_LOST.to_owned() }
-}
 
 /// Sends in a thread of its own, so that the link is read meanwhile; returns the bus when all is sent.
 fn send_all(bus: &Bus, frames: Vec<Sent>) -> std::thread::JoinHandle<Bus> {
@@ -39,7 +33,7 @@ fn carry(frames: Vec<Sent>) -> f64 {
     agent.run(&mut machine, &mut whole(), |agent| agent.frames.len() == frames.len());
     let seconds = started.elapsed().as_secs_f64();
     machine.bus = sender.join().unwrap();
-    assert_eq!(agent.read_to_end(machine), clean_end());
+    assert_eq!(agent.read_to_end(machine), End::clean());
     let wrong = agent.frames.iter().zip(&frames).position(|(got, sent)| got != sent);
     assert_eq!(wrong, None, "the first frame that differs");
     let counters = DongleCounters { frames: frames.len() as u64, repeated: 0, ..DongleCounters::default() };
@@ -170,7 +164,7 @@ fn a_line_that_corrupts_never_makes_a_wrong_frame_and_every_lost_one_is_counted(
     machine.bus = sender.join().unwrap();
     // Whatever comes next settles what was lost before.
     agent.run_for(&mut machine, &mut whole(), Duration::from_millis(2_500));
-    assert_eq!(agent.read_to_end(machine), clean_end());
+    assert_eq!(agent.read_to_end(machine), End::clean());
     let numbers: Vec<u32> =
         agent.frames.iter().map(|(_, data)| u32::from_be_bytes(data[..].try_into().unwrap())).collect();
     assert!(numbers.is_sorted_by(|before, after| before < after));
