@@ -8,11 +8,19 @@ use std::collections::VecDeque;
 
 use convoy_protocol::frame::{BusIndex, CanFrame, CanId};
 use convoy_protocol::link::{
-    self, Batch, Command, Down, FILTER_BYTES, FILTERS_BYTES_MAX, FILTERS_MAX, Head, Health, LinkDecoder,
-    Outcome, PACKET_BYTES_MAX, Packet, ResetCause, Up, records::records,
+    self, Batch, Command, Down, FILTER_BYTES, FILTERS_BYTES_MAX, FILTERS_MAX, FirmwareInfo, Head, Health,
+    LinkDecoder, Outcome, PACKET_BYTES_MAX, Packet, ResetCause, Up, records::records,
 };
 
 use crate::filters::{IdFilter, coalesce};
+
+mod update;
+
+use update::Update;
+pub use update::{
+    FIRMWARE_ASKED_MAX, FirmwareFile, FirmwareFileError, Image, NoImage, UPDATE_ATTEMPTS_MAX, UpdateFailure,
+    UpdateProgress, shown,
+};
 
 /// A greeting or a command is repeated after this time without an answer, microseconds.
 pub const REPEAT_US: i64 = 150_000;
@@ -20,6 +28,8 @@ pub const REPEAT_US: i64 = 150_000;
 pub const PING_EVERY_US: i64 = 1_000_000;
 /// A dongle that was heard and then says nothing for so long is hung, microseconds.
 pub const HUNG_AFTER_US: i64 = 4_000_000;
+/// As [`HUNG_AFTER_US`], in the midst of an update: the largest blocks of flash take seconds.
+pub const HUNG_UPDATING_AFTER_US: i64 = 15_000_000;
 /// A frame that was not sent by then is given up, microseconds.
 pub const SEND_WITHIN_US: i64 = 400_000;
 /// Frames that wait to be sent at most.
@@ -87,6 +97,18 @@ enum Order {
     Mode,
     Filters { part: u8, is_last: bool, filters: Vec<u8> },
     Send(CanId, Vec<u8>),
+    UpdateBegin { header: Vec<u8> },
+    UpdateData { offset: u32, data: Vec<u8> },
+    UpdateEnd,
+    Restart,
+    Confirm,
+}
+
+impl Order {
+    /// Does the dongle do what it is told only when this is done?
+    fn configures(&self) -> bool {
+        matches!(self, Self::Mode | Self::Filters { .. })
+    }
 }
 
 #[derive(Debug)]
@@ -136,6 +158,11 @@ pub struct DongleSession {
     unknown: u64,
     /// Why the bus cannot be opened as it was told.
     fault: Option<Outcome>,
+    firmware: Option<FirmwareInfo>,
+    firmware_asked: u32,
+    /// What runs was confirmed, or is to be.
+    is_confirmed: bool,
+    update: Option<Update>,
     counters: DongleCounters,
 }
 
@@ -169,6 +196,10 @@ impl DongleSession {
             health: None,
             unknown: 0,
             fault: None,
+            firmware: None,
+            firmware_asked: 0,
+            is_confirmed: false,
+            update: None,
             counters: DongleCounters::default(),
         }
     }
@@ -191,17 +222,20 @@ impl DongleSession {
 
     /// Is it greeted, and configured as it was told?
     pub fn is_up(&self) -> bool {
-        let is_configured = |order: &Order| matches!(order, Order::Send(..));
-        self.is_greeted
-            && self.fault.is_none()
-            && self.orders.iter().all(is_configured)
-            && self.running.as_ref().is_none_or(|running| is_configured(&running.order))
+        let is_configured = !self.orders.iter().any(Order::configures)
+            && !self.running.as_ref().is_some_and(|running| running.order.configures());
+        self.is_greeted && self.fault.is_none() && is_configured
     }
 
     /// Has it fallen silent without having said that it sleeps, or does it not hear what is sent to it? Ask when what it sent
     /// was taken.
     pub fn is_hung(&self, now_us: i64) -> bool {
-        self.silent_us().is_some_and(|silent_us| now_us.saturating_sub(silent_us) >= HUNG_AFTER_US)
+        self.silent_us().is_some_and(|silent_us| now_us.saturating_sub(silent_us) >= self.hung_after_us())
+    }
+
+    /// While flash is erased, a dongle does nothing else.
+    fn hung_after_us(&self) -> i64 {
+        if self.is_updating() { HUNG_UPDATING_AFTER_US } else { HUNG_AFTER_US }
     }
 
     /// Since when it is silent, or leaves something without an answer; `None` where it may be.
@@ -239,6 +273,7 @@ impl DongleSession {
             return;
         }
         self.repeat(now_us);
+        self.confirm_what_works();
         self.next_order(now_us);
         if self.ping_due_us <= now_us {
             self.ping_due_us = now_us.saturating_add(PING_EVERY_US);
@@ -247,6 +282,9 @@ impl DongleSession {
                 self.nonce = self.nonce.wrapping_add(1);
                 self.unanswered_us.get_or_insert(now_us);
                 self.send(&Down::Ping { nonce: self.nonce });
+                if self.firmware.is_none() {
+                    self.ask_firmware();
+                }
             }
         }
     }
@@ -273,8 +311,9 @@ impl DongleSession {
             return Some(self.greeted_us.map_or(i64::MIN, |greeted_us| greeted_us.saturating_add(REPEAT_US)));
         }
         let repeat_us = self.running.as_ref().map(|running| running.sent_us.saturating_add(REPEAT_US));
-        let next_us = (self.running.is_none() && !self.orders.is_empty()).then_some(i64::MIN);
-        let hung_us = self.silent_us().map(|silent_us| silent_us.saturating_add(HUNG_AFTER_US));
+        let has_order = !self.orders.is_empty() || self.update_order().is_some();
+        let next_us = (self.running.is_none() && has_order).then_some(i64::MIN);
+        let hung_us = self.silent_us().map(|silent_us| silent_us.saturating_add(self.hung_after_us()));
         [repeat_us, next_us, hung_us, Some(self.ping_due_us)].into_iter().flatten().min()
     }
 
@@ -336,6 +375,7 @@ impl DongleSession {
                 self.health = Some(health);
             }
             Up::Ack { number, outcome } => self.handle_ack(now_us, packet.head.session, number, outcome),
+            Up::Firmware(firmware) => self.handle_firmware(firmware),
             Up::Pong { uptime_us, .. } => {
                 self.offset.take(now_us, uptime_us);
                 // It hears, as far as nothing else is without an answer.
@@ -395,6 +435,7 @@ impl DongleSession {
         self.orders.push_back(Order::Mode);
         self.order_filters();
         self.ping_due_us = now_us;
+        self.begin_firmware();
         self.next_order(now_us);
     }
 
@@ -423,7 +464,7 @@ impl DongleSession {
         if self.running.is_some() {
             return;
         }
-        if let Some(order) = self.orders.pop_front() {
+        if let Some(order) = self.orders.pop_front().or_else(|| self.update_order()) {
             self.number = self.number.checked_add(1).unwrap_or(1);
             self.running = Some(Running { number: self.number, order, first_us: now_us, sent_us: now_us });
             self.unanswered_us.get_or_insert(now_us);
@@ -446,6 +487,11 @@ impl DongleSession {
                 Command::Filters { bus, part: *part, is_last: *is_last, filters }
             }
             Order::Send(id, data) => Command::Send { bus, id: *id, data },
+            Order::UpdateBegin { header } => Command::UpdateBegin { header },
+            Order::UpdateData { offset, data } => Command::UpdateData { offset: *offset, data },
+            Order::UpdateEnd => Command::UpdateEnd,
+            Order::Restart => Command::Restart,
+            Order::Confirm => Command::Confirm,
         };
         self.send(&Down::Command { number: running.number, command });
         self.running = Some(running);
@@ -458,6 +504,13 @@ impl DongleSession {
         let Some(running) = self.running.take() else { return };
         self.unanswered_us = None;
         match (outcome, running.order) {
+            (
+                outcome,
+                Order::UpdateBegin { .. } | Order::UpdateData { .. } | Order::UpdateEnd | Order::Restart,
+            ) if outcome != Outcome::Busy => {
+                self.handle_update_outcome(outcome);
+            }
+            (outcome, Order::Confirm) if outcome != Outcome::Busy => self.handle_confirmed(),
             (Outcome::Done, _) => {}
             // Its driver is at something else.
             (Outcome::Busy, order) if !matches!(order, Order::Send(..)) => {
@@ -472,6 +525,8 @@ impl DongleSession {
                 self.fault = Some(outcome);
             }
             (_, Order::Filters { .. }) => self.counters.refused += 1,
+            // Answered above.
+            (_, _) => {}
         }
         self.next_order(now_us);
     }
@@ -548,7 +603,7 @@ fn uptime_of(message: &Up<'_>) -> Option<u64> {
         Up::Health(health) => Some(health.uptime_us),
         Up::Pong { uptime_us, .. } => Some(*uptime_us),
         Up::Frames(batch) => Some(batch.time_us),
-        Up::Ack { .. } => None,
+        Up::Ack { .. } | Up::Firmware(_) => None,
     }
 }
 

@@ -21,9 +21,11 @@ use convoy_protocol::link::{FirmwareInfo, Slot, SlotInfo, SlotState};
 use embedded_storage::nor_flash::NorFlash;
 
 mod boot;
+mod memory;
 mod update;
 
 pub use boot::{Refusal, Start};
+pub use memory::MemoryFlash;
 pub use update::Update;
 
 /// Starts of an image that nobody confirms at most.

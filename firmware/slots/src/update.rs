@@ -32,6 +32,11 @@ impl<F: NorFlash> Update<F> {
         Self { slots, board, running, coming: None }
     }
 
+    /// The slots as a boot loader sees them.
+    pub fn into_slots(self) -> Slots<F> {
+        self.slots
+    }
+
     /// What the slots hold.
     pub fn info(&mut self) -> FirmwareInfo {
         self.slots.info(self.running)

@@ -134,7 +134,11 @@ fn board() -> (Command, TempDir) {
     let mut command = Command::new(told("CONVOY_QEMU_ARM"));
     command.args(["-M", "lm3s6965evb", "-nodefaults", "-display", "none", "-nic", "none"]);
     command.args(["-semihosting-config", "enable=on,target=native"]);
-    command.arg("-kernel").arg(told("CONVOY_FIRMWARE_LM3S6965"));
+    let firmware = PathBuf::from(told("CONVOY_FIRMWARE_LM3S6965"));
+    command.arg("-kernel").arg(firmware.join("boot.elf"));
+    // Where the boot loader looks for what the factory put there: the board's layout.rs.
+    let factory = firmware.join("factory.bin");
+    command.arg("-device").arg(format!("loader,file={},addr=0x8000,force-raw=on", factory.display()));
     (command, tempfile::tempdir().unwrap())
 }
 

@@ -1,9 +1,12 @@
 //! The agent's end against the dongle itself: no other state machine stands in for it.
 
+use convoy_dongle::shell::carry_out;
 use convoy_dongle::{Action, Board, Dongle};
-use convoy_protocol::link::BusState;
+use convoy_protocol::link::{BusState, Slot};
+use convoy_slots::Update;
 use proptest::prelude::*;
 
+use super::update::tests::Memory;
 use super::*;
 
 const LISTEN: DongleOptions = DongleOptions { bitrate: Some(250_000), listen_only: true, sends_per_s_max: 0 };
@@ -20,18 +23,22 @@ fn board() -> Board {
 type Line<'l> = &'l mut dyn FnMut(Vec<u8>) -> Vec<u8>;
 
 /// A dongle, the agent's end, and a clock for both.
-struct Pair {
-    dongle: Dongle,
-    session: DongleSession,
-    now_us: i64,
+pub(super) struct Pair {
+    pub(super) dongle: Dongle,
+    pub(super) session: DongleSession,
+    pub(super) now_us: i64,
     started_us: i64,
     frames: Vec<CanFrame>,
     sent: Vec<(CanId, Vec<u8>)>,
     opened: Vec<(u32, bool)>,
+    /// Where it has any.
+    pub(super) slots: Option<Update<Memory>>,
+    /// Starts of its boot loader.
+    pub(super) starts: Vec<Slot>,
 }
 
 impl Pair {
-    fn new(options: DongleOptions) -> Self {
+    pub(super) fn new(options: DongleOptions) -> Self {
         Self {
             dongle: Dongle::new(board(), 0),
             session: DongleSession::new(options, BusIndex(3), 0xABCD, 0),
@@ -40,6 +47,8 @@ impl Pair {
             frames: Vec::new(),
             sent: Vec::new(),
             opened: Vec::new(),
+            slots: None,
+            starts: Vec::new(),
         }
     }
 
@@ -48,9 +57,34 @@ impl Pair {
     }
 
     /// Power is taken and given: what was not sent is gone.
-    fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.started_us = self.now_us;
         self.dongle = Dongle::new(board(), 0);
+        self.boot();
+    }
+
+    /// What a board does with its slots before the dongle starts.
+    fn boot(&mut self) {
+        let Some(update) = self.slots.take() else { return };
+        let (start, update) = update::tests::boot(update);
+        self.starts.push(start);
+        let update = self.slots.insert(update);
+        self.dongle.handle_firmware(update.info());
+    }
+
+    fn act(&mut self, action: Action) -> Outcome {
+        match action {
+            Action::Mode { bitrate, listen_only, .. } => self.opened.push((bitrate, listen_only)),
+            Action::Send { id, data, len, .. } => self.sent.push((id, data[..usize::from(len)].to_vec())),
+            Action::Filters { .. } => {}
+            Action::Update(action) => {
+                let Some(update) = &mut self.slots else { return Outcome::Unsupported };
+                let outcome = carry_out(update, action, self.dongle.payload());
+                self.dongle.handle_firmware(update.info());
+                return outcome;
+            }
+        }
+        Outcome::Done
     }
 
     fn hear(&mut self, number: u32) {
@@ -59,7 +93,7 @@ impl Pair {
     }
 
     /// A millisecond, with what the line makes of the bytes in either direction.
-    fn turn(&mut self, up: Line<'_>, down: Line<'_>) {
+    pub(super) fn turn(&mut self, up: Line<'_>, down: Line<'_>) {
         self.now_us += 1_000;
         let uptime_us = self.uptime_us();
         self.session.handle_timeout(self.now_us);
@@ -69,22 +103,25 @@ impl Pair {
             self.dongle.handle_byte(uptime_us, byte);
         }
         while let Some(action) = self.dongle.poll_action() {
-            match action {
-                Action::Mode { bitrate, listen_only, .. } => self.opened.push((bitrate, listen_only)),
-                Action::Send { id, data, len, .. } => self.sent.push((id, data[..usize::from(len)].to_vec())),
-                Action::Filters { .. } => {}
-            }
-            self.dongle.handle_outcome(uptime_us, Outcome::Done);
+            let outcome = self.act(action);
+            self.dongle.handle_outcome(uptime_us, outcome);
         }
         self.dongle.handle_timeout(uptime_us);
         let bytes: Vec<u8> = self.dongle.poll_transmit().iter().take(100).copied().collect();
         self.dongle.handle_transmitted(bytes.len());
         let bytes = up(bytes);
+        if self
+            .dongle
+            .restart_us()
+            .is_some_and(|restart_us| restart_us <= uptime_us || self.dongle.poll_transmit().is_empty())
+        {
+            self.reset();
+        }
         let frames = &mut self.frames;
         self.session.handle_bytes(self.now_us, WALL_US + self.now_us, &bytes, |frame| frames.push(frame));
     }
 
-    fn run(&mut self, ms: u32) {
+    pub(super) fn run(&mut self, ms: u32) {
         for _ in 0..ms {
             self.turn(&mut |bytes| bytes, &mut |bytes| bytes);
         }
