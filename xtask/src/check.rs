@@ -25,7 +25,10 @@ const STEPS: &[Step] = &[
     Step { name: "doc", arguments: &["doc", "--workspace", "--no-deps"] },
     // Elsewhere the workspace's features are united, so only this build shows a use of `alloc` or
     // of std that slipped out of its feature.
-    Step { name: "bare", arguments: &["check", "-p", "convoy-protocol", "-p", "convoy-dongle"] },
+    Step {
+        name: "bare",
+        arguments: &["check", "-p", "convoy-protocol", "-p", "convoy-dongle", "-p", "convoy-controllers"],
+    },
 ];
 
 /// Advisories need a network, so they are not among the checks.

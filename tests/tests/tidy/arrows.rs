@@ -43,6 +43,13 @@ const ROOMS: &[Room] = &[
         never: &["tokio"],
     },
     Room {
+        name: "convoy-controllers",
+        reason: "another heavy dependency: drivers of chips, which not every board carries",
+        may_use: &["convoy-dongle", "convoy-protocol"],
+        tests_are_free: false,
+        never: &["tokio"],
+    },
+    Room {
         name: "convoy-agent-core",
         reason: "another target: no input or output, no clock, runs under any shell",
         may_use: &["convoy-protocol"],
