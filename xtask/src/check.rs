@@ -15,12 +15,14 @@ struct Step {
     arguments: &'static [&'static str],
 }
 
-const BOARD: &str = "firmware/board-lm3s6965/Cargo.toml";
+const LM3S6965: &str = "firmware/board-lm3s6965/Cargo.toml";
+const STM32F4: &str = "firmware/board-stm32f4/Cargo.toml";
 
 const STEPS: &[Step] = &[
     Step { name: "fmt", arguments: &["fmt", "--all", "--check"] },
-    // Outside the workspace, so the step above does not see it.
-    Step { name: "fmt firmware", arguments: &["fmt", "--manifest-path", BOARD, "--check"] },
+    // Outside the workspace, so the step above does not see them.
+    Step { name: "fmt lm3s6965", arguments: &["fmt", "--manifest-path", LM3S6965, "--check"] },
+    Step { name: "fmt stm32f4", arguments: &["fmt", "--manifest-path", STM32F4, "--check"] },
     Step { name: "clippy", arguments: &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"] },
     Step { name: "doc", arguments: &["doc", "--workspace", "--no-deps"] },
     // Elsewhere the workspace's features are united, so only this build shows a use of `alloc` or
@@ -59,8 +61,10 @@ pub(crate) fn steps() -> Result<Tally> {
     match target_dir().and_then(|folder| install::cargo_deny(&folder)) {
         Ok(program) => {
             tally += run_step("deny", command(&program).args(DENY))?;
-            let of_board = ["--manifest-path", BOARD, "--config", "deny.toml"];
-            tally += run_step("deny firmware", command(program).args(of_board).args(DENY))?;
+            for (name, board) in [("deny lm3s6965", LM3S6965), ("deny stm32f4", STM32F4)] {
+                let of_board = ["--manifest-path", board, "--config", "deny.toml"];
+                tally += run_step(name, command(&program).args(of_board).args(DENY))?;
+            }
         }
         Err(error) => {
             println!("-- deny: failed: {error:#}");

@@ -50,12 +50,20 @@ struct Part {
     may_panic: bool,
 }
 
-const BOARDS: &[Board] = &[Board {
-    name: LM3S6965,
-    folder: "firmware/board-lm3s6965",
-    target: "thumbv7m-none-eabi",
-    parts: &[BOOT, SLOT_A, SLOT_B],
-}];
+const BOARDS: &[Board] = &[
+    Board {
+        name: LM3S6965,
+        folder: "firmware/board-lm3s6965",
+        target: "thumbv7m-none-eabi",
+        parts: &[BOOT, SLOT_A, SLOT_B],
+    },
+    Board {
+        name: "stm32f405",
+        folder: "firmware/board-stm32f4",
+        target: "thumbv7em-none-eabihf",
+        parts: &[BXCAN, MCP2515],
+    },
+];
 
 /// The library that looks at signatures indexes tables by what it computes.
 const BOOT: Part = Part {
@@ -76,6 +84,18 @@ const SLOT_A: Part = Part {
     may_panic: false,
 };
 const SLOT_B: Part = Part { name: "b", place: "b", ..SLOT_A };
+
+/// With the chip's own CAN controller.
+const BXCAN: Part = Part {
+    name: "bxcan",
+    program: "board-stm32f405",
+    place: "flash",
+    flash_bytes_max: 32 << 10,
+    ram_bytes_max: 16 << 10,
+    may_panic: false,
+};
+/// With a CAN controller on SPI.
+const MCP2515: Part = Part { name: "mcp2515", program: "board-stm32f405-mcp2515", ..BXCAN };
 
 /// Of firmware for tests.
 const VERSION_DEFAULT: FirmwareVersion = (0, 1, 0);
