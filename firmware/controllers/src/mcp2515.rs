@@ -6,20 +6,23 @@
 //! frame came when it was fetched.
 
 mod acceptance;
+mod buffer;
 mod timing;
 
 use convoy_dongle::Filter;
 use convoy_dongle::shell::{Controller, ControllerState};
 use convoy_protocol::link::{BusState, Outcome};
-use embedded_can::{Frame, nb::Can};
+use embedded_can::nb::Can;
 use embedded_hal::delay::DelayNs;
 use embedded_hal::digital::InputPin;
 use embedded_hal::spi::SpiDevice;
-use mcp25xx::registers::{CANCTRL, CANINTE, CANSTAT, EFLG, OperationMode, RXB0CTRL, RXB1CTRL, RXM, TEC};
+use mcp25xx::registers::{
+    CANCTRL, CANINTE, CANINTF, CANSTAT, EFLG, OperationMode, RXB0CTRL, RXB1CTRL, RXM, TEC,
+};
 use mcp25xx::registers::{ReadStatusResponse, Register};
-use mcp25xx::{CanFrame, MCP25xx, RxBuffer, SpiError, TxBuffer};
+use mcp25xx::{MCP25xx, RxBuffer, SpiError, TxBuffer};
 
-use crate::{ClassicFrame, DATA_BYTES_MAX};
+use crate::ClassicFrame;
 use acceptance::Acceptance;
 pub use timing::Crystal;
 
@@ -31,6 +34,12 @@ const RESET_US: u32 = 50;
 /// A change of mode waits for the end of a frame at most: 1.2 ms at 125 kbit/s.
 const MODE_TRIES_MAX: u32 = 40;
 const MODE_TRY_US: u32 = 50;
+
+/// Where the registers of the buffers begin.
+const RECEIVE_BUFFER_0: u8 = 0x61;
+const RECEIVE_BUFFER_1: u8 = 0x71;
+const TRANSMIT_BUFFER_0: u8 = 0x31;
+const TRANSMIT_BUFFER_STEP: u8 = 0x10;
 
 /// The lost-frame flags of the two receive buffers.
 const OVERFLOWS: u8 = 0b11 << 6;
@@ -159,12 +168,16 @@ impl<S: SpiDevice, I: InputPin, D: DelayNs> Mcp2515<S, I, D> {
         Ok(flags)
     }
 
-    fn fetch(&mut self, buffer: RxBuffer) -> Result<ClassicFrame, S::Error> {
-        let frame = self.chip.0.read_rx_buffer(buffer)?;
-        let mut bytes = [0; DATA_BYTES_MAX];
-        bytes.iter_mut().zip(frame.data()).for_each(|(to, from)| *to = *from);
-        let length_code = u8::try_from(frame.dlc()).unwrap_or(8);
-        Ok(ClassicFrame::from_registers(frame.id(), frame.is_remote_frame(), length_code, bytes))
+    /// What is in a full buffer, which is empty then.
+    fn fetch(&mut self, buffer: RxBuffer) -> Result<Option<ClassicFrame>, S::Error> {
+        let (address, flag) = match buffer {
+            RxBuffer::RXB0 => (RECEIVE_BUFFER_0, CANINTF::new().with_rx0if(true)),
+            RxBuffer::RXB1 => (RECEIVE_BUFFER_1, CANINTF::new().with_rx1if(true)),
+        };
+        let mut registers = [0; 13];
+        self.chip.0.read_registers(address, &mut registers)?;
+        self.chip.0.modify_register(CANINTF::new(), flag.into())?;
+        Ok(buffer::read(registers))
     }
 
     /// What is in the second buffer. A frame is lost only while that is full, so this is when to ask for losses.
@@ -174,7 +187,7 @@ impl<S: SpiDevice, I: InputPin, D: DelayNs> Mcp2515<S, I, D> {
         }
         let frame = self.fetch(RxBuffer::RXB1)?;
         self.count_overflows()?;
-        Ok(Some(frame))
+        Ok(frame)
     }
 
     /// The second buffer fills while the first is full, so whatever is in it is older than what comes into the first once that
@@ -189,7 +202,7 @@ impl<S: SpiDevice, I: InputPin, D: DelayNs> Mcp2515<S, I, D> {
         // Asked anew: a frame may have come since. What fails here is tried again at the next look.
         let second = self.chip.0.read_status().and_then(|status| self.fetch_second(status));
         self.behind = second.ok().flatten();
-        Ok(Some(first))
+        Ok(first)
     }
 
     fn read_state(&mut self) -> Result<ControllerState, S::Error> {
@@ -228,13 +241,8 @@ impl<S: SpiDevice, I: InputPin, D: DelayNs> Can for Mcp2515<S, I, D> {
             (false, true, _) => TxBuffer::TXB0,
             (true, _, _) => return Err(nb::Error::WouldBlock),
         };
-        let loaded = if frame.is_remote_frame() {
-            CanFrame::new_remote(frame.id(), frame.dlc())
-        } else {
-            CanFrame::new(frame.id(), frame.data())
-        };
-        let loaded = loaded.ok_or(nb::Error::WouldBlock)?;
-        self.chip.0.load_tx_buffer(buffer, &loaded).map_err(SpiError)?;
+        let address = TRANSMIT_BUFFER_0 + buffer as u8 * TRANSMIT_BUFFER_STEP;
+        self.chip.0.write_registers(address, &buffer::write(frame)).map_err(SpiError)?;
         self.chip.0.request_to_send(buffer).map_err(SpiError)?;
         Ok(None)
     }

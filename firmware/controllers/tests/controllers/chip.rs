@@ -239,6 +239,15 @@ impl Chip {
         self.hear(&frame);
     }
 
+    /// A remote frame into the first buffer, asking for so many bytes. What lies in the buffer's data is of no meaning.
+    pub(crate) fn hear_remote(&mut self, id: u32, is_extended: bool, len: u8) {
+        self.store(0, &BusFrame { id, is_extended, data: vec![0xAA; 8] });
+        let [sidl, length] = [RXB_CTRL[0] + 2, RXB_CTRL[0] + 5];
+        let (standard, extended) = if is_extended { (0, 1 << 6) } else { (1 << 4, 0) };
+        self.registers[sidl] |= standard;
+        self.registers[length] = len | extended;
+    }
+
     fn lose(&mut self, flag: u8) {
         self.registers[EFLG] |= 1 << flag;
         self.lost += 1;

@@ -17,7 +17,7 @@ use convoy_protocol::link::{
     BusState, Command, Down, FILTERS_BYTES_MAX, Head, Outcome, PACKET_BYTES_MAX, ResetCause, encode,
 };
 use embedded_can::nb::Can;
-use embedded_can::{Frame, Id, StandardId};
+use embedded_can::{ExtendedId, Frame, Id, StandardId};
 use embedded_hal_mock::eh1::delay::NoopDelay;
 use embedded_hal_mock::eh1::digital::Mock as MockPin;
 use embedded_hal_mock::eh1::spi::{Mock as MockSpi, Transaction};
@@ -238,6 +238,36 @@ fn frames_are_sent_in_the_order_in_which_they_were_given() {
     }
     sent.extend(std::iter::from_fn(|| chip.borrow_mut().send()));
     assert_eq!(sent.iter().map(|frame| frame.data[0]).collect::<Vec<_>>(), (0..9).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_remote_frame_is_told_by_the_bit_for_its_kind_of_identifier() {
+    let (mut driver, chip) = opened();
+    for (id, is_extended) in [(0x7E8, false), (0x18DA_F110, true)] {
+        chip.borrow_mut().hear_remote(id, is_extended, 5);
+        let frame = driver.receive().unwrap();
+        assert_eq!((heard(&frame).id, frame.is_extended()), (id, is_extended));
+        assert_eq!((frame.is_remote_frame(), frame.dlc(), frame.data()), (true, 5, &[][..]));
+    }
+}
+
+#[test]
+fn every_bit_of_an_identifier_and_every_length_is_sent() {
+    let (mut driver, chip) = opened();
+    let bits = (0..29).map(|bit| (1 << bit, true)).chain((0..11).map(|bit| (1 << bit, false)));
+    for ((id, is_extended), len) in bits.zip((0..=8).cycle()) {
+        let frame = BusFrame { id, is_extended, data: (0..len).map(|byte| byte ^ 0xA5).collect() };
+        let id = if is_extended {
+            Id::Extended(ExtendedId::new(id).unwrap())
+        } else {
+            Id::Standard(StandardId::new(id as u16).unwrap())
+        };
+        assert!(driver.transmit(&ClassicFrame::new(id, &frame.data).unwrap()).is_ok());
+        assert_eq!(chip.borrow_mut().send(), Some(frame.clone()));
+        // And received again.
+        chip.borrow_mut().hear(&frame);
+        assert_eq!(received(&mut driver), [frame]);
+    }
 }
 
 #[test]
