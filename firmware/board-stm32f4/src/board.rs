@@ -92,7 +92,7 @@ pub fn start() -> Option<Started> {
 }
 
 fn clocks() -> Config {
-    if cfg!(feature = "hsi") {
+    if cfg!(feature = "qemu") {
         return Config::hsi();
     }
     Config::hse(CRYSTAL).sysclk(CORE).pclk1(CORE / 4).pclk2(CORE / 2)

@@ -13,7 +13,7 @@
 //! | PH0, PH1 | an 8 MHz crystal |
 //! | others | [`can`] and [`spi`] |
 //!
-//! QEMU's `netduinoplus2` runs the image with the feature `hsi` as far as the agent's line goes; it emulates no CAN controller.
+//! QEMU's `netduinoplus2` runs the images with the feature `qemu` as far as the agent's line goes; it emulates no CAN controller.
 #![no_std]
 
 pub mod board;
