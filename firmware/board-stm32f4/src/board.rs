@@ -7,7 +7,7 @@ use cortex_m::singleton;
 use heapless::spsc::Queue;
 use stm32f4xx_hal::gpio::{GpioExt, Speed};
 use stm32f4xx_hal::gpio::{gpioa, gpiob, gpioc};
-use stm32f4xx_hal::pac::{ADC1, CAN1, EXTI, Interrupt, Peripherals, SPI1, SYSCFG};
+use stm32f4xx_hal::pac::{ADC_COMMON, ADC1, CAN1, EXTI, Interrupt, Peripherals, SPI1, SYSCFG};
 use stm32f4xx_hal::prelude::_fugit_ExtU32 as _;
 use stm32f4xx_hal::rcc::{Config, Enable, Rcc, RccExt, Reset};
 use stm32f4xx_hal::time::Hertz;
@@ -72,7 +72,7 @@ pub fn start() -> Option<Started> {
     // Without an agent the line is quiet.
     let _ = a.pa10.into_alternate::<7>().internal_pull_up(true);
     let line = Line::open(peripherals.USART1, &mut rcc, received, transmitting);
-    let supply = Supply::start(peripherals.ADC1, &mut rcc);
+    let supply = Supply::start(peripherals.ADC1, &peripherals.ADC_COMMON, &mut rcc);
     // SAFETY: a frame may interrupt the handling of a byte: they have nothing in common.
     unsafe { core.NVIC.set_priority(Interrupt::USART1, 1 << 4) };
     // SAFETY: the main loop holds no lock that the handler waits for.
@@ -130,9 +130,11 @@ impl shell::Machine for Machine {
 struct Supply(ADC1);
 
 impl Supply {
-    fn start(adc: ADC1, rcc: &mut Rcc) -> Self {
+    fn start(adc: ADC1, clock: &ADC_COMMON, rcc: &mut Rcc) -> Self {
         ADC1::enable(rcc);
         ADC1::reset(rcc);
+        // 36 MHz at most: a quarter of the bus's.
+        clock.ccr().write(|w| w.adcpre().div4());
         // The longest sample, since the divider is slow; the sequence is channel 0 alone.
         adc.smpr2().write(|w| w.smp0().cycles480());
         adc.cr2().write(|w| w.adon().set_bit().cont().set_bit());

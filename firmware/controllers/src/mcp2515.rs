@@ -107,7 +107,7 @@ impl<S: SpiDevice, I: InputPin, D: DelayNs> Mcp2515<S, I, D> {
         Ok(())
     }
 
-    /// Sets everything anew; `Ok(false)` if the chip does not come to be as it should.
+    /// Sets everything anew; `None` if the chip does not come to be as it should.
     fn start(&mut self, listen_only: bool, bitrate: u32) -> Result<Option<Outcome>, S::Error> {
         let Some(timing) = timing::timing(self.crystal, bitrate) else {
             return Ok(Some(Outcome::Unsupported));
@@ -259,7 +259,8 @@ impl<S: SpiDevice, I: InputPin, D: DelayNs> Can for Mcp2515<S, I, D> {
 }
 
 impl<S: SpiDevice, I: InputPin, D: DelayNs> Controller for Mcp2515<S, I, D> {
-    /// Takes 2 ms at most. [`Outcome::Busy`] where the chip does not answer as it should; then the bus is closed.
+    /// Takes 5 ms at most. [`Outcome::Busy`] where the chip does not answer as it should; then the bus is closed. Frames that wait
+    /// in the chip are lost: those received are counted, those to be sent are not.
     fn open(&mut self, bitrate: u32, listen_only: bool) -> Outcome {
         let bitrate = if bitrate == 0 { self.bitrate } else { bitrate };
         if let Ok(Some(outcome)) = self.start(listen_only, bitrate) {
@@ -270,8 +271,8 @@ impl<S: SpiDevice, I: InputPin, D: DelayNs> Controller for Mcp2515<S, I, D> {
         Outcome::Busy
     }
 
-    /// Lets everything through where the filters do not fit; the dongle chooses by itself too. The bus is left for a moment,
-    /// because the chip takes filters only then. Frames of different identifiers may change places when they were in the chip at
+    /// Lets everything through where the filters do not fit; the dongle chooses by itself too. An open bus is opened anew, because
+    /// the chip takes filters only off the bus. Frames of different identifiers may change places when they were in the chip at
     /// the same time and wait in different buffers.
     fn choose(&mut self, filters: &[Filter]) -> Outcome {
         let acceptance = Acceptance::of(filters);
