@@ -2,7 +2,7 @@
 
 use convoy_dongle::shell;
 use convoy_protocol::link::ResetCause;
-use cortex_m::peripheral::NVIC;
+use cortex_m::peripheral::{NVIC, SCB};
 use cortex_m::singleton;
 use heapless::spsc::Queue;
 use stm32f4xx_hal::gpio::{GpioExt, Speed};
@@ -123,6 +123,10 @@ impl shell::Machine for Machine {
 
     fn supply_mv(&mut self) -> u16 {
         self.supply.mv()
+    }
+
+    fn restart(&mut self) {
+        SCB::sys_reset()
     }
 }
 

@@ -23,14 +23,14 @@ mod reset;
 pub mod spi;
 pub mod time;
 
-use convoy_dongle::QUEUE_BYTES_DEFAULT;
+use convoy_dongle::Dongle;
 use convoy_dongle::shell::{Controller, Shell, Turn};
 
 /// A dongle with one bus.
-pub type Device<C> = Shell<board::Machine, line::Line, C, 1, QUEUE_BYTES_DEFAULT>;
+pub type Device<'d, C> = Shell<&'d mut Dongle, board::Machine, line::Line, C, 1>;
 
 /// Carries on for ever. `is_quiet`: nothing came in on the bus that was not fetched.
-pub fn run<C: Controller>(device: &mut Device<C>, is_quiet: impl Fn(&mut C) -> bool) -> ! {
+pub fn run<C: Controller>(device: &mut Device<'_, C>, is_quiet: impl Fn(&mut C) -> bool) -> ! {
     loop {
         let timeout_us = match device.turn() {
             Turn::Worked => continue,

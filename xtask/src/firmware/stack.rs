@@ -26,11 +26,11 @@ type Frames = BTreeMap<u32, u64>;
 
 /// Bytes of stack that `image` takes at worst: the deepest calls from its reset on; in their midst the exception that goes deepest;
 /// in its midst a hard fault; and in the midst of that the interrupt that nothing masks. Exceptions of one priority do not
-/// interrupt each other, and no board sets priorities (a test holds that).
+/// interrupt each other, and a board says how many of them it has.
 ///
 /// # Errors
 /// When a function says nothing of its stack, calls by a pointer, or calls itself: then nobody knows.
-pub(super) fn worst_case(image: &[u8], code: &Code) -> Result<u64> {
+pub(super) fn worst_case(image: &[u8], code: &Code, priorities: u64) -> Result<u64> {
     let header = elf::FileHeader32::<Endianness>::parse(image)?;
     let endian = header.endian()?;
     let sections = header.sections(endian, image)?;
@@ -42,10 +42,14 @@ pub(super) fn worst_case(image: &[u8], code: &Code) -> Result<u64> {
     let vectors = section(".vector_table").context("its section .vector_table")?;
     let (vectors, _) = vectors.as_chunks::<4>();
     let vectors: Vec<u32> = vectors.iter().map(|vector| u32::from_le_bytes(*vector)).collect();
-    of_vectors(&mut Calls { code, frames: &frames, known: BTreeMap::new(), path: Vec::new() }, &vectors)
+    of_vectors(
+        &mut Calls { code, frames: &frames, known: BTreeMap::new(), path: Vec::new() },
+        &vectors,
+        priorities,
+    )
 }
 
-fn of_vectors(calls: &mut Calls<'_>, vectors: &[u32]) -> Result<u64> {
+fn of_vectors(calls: &mut Calls<'_>, vectors: &[u32], priorities: u64) -> Result<u64> {
     ensure!(vectors.len() > OTHERS, "the table of vectors has {} entries", vectors.len());
     let mut depth_of = |place: usize| match vectors.get(place) {
         // Reserved.
@@ -56,7 +60,9 @@ fn of_vectors(calls: &mut Calls<'_>, vectors: &[u32]) -> Result<u64> {
     for place in OTHERS..vectors.len() {
         deepest = deepest.max(depth_of(place)?);
     }
-    Ok(depth_of(RESET)? + deepest + depth_of(HARD_FAULT)? + depth_of(NON_MASKABLE)? + 3 * EXCEPTION_BYTES)
+    // Which has which is not looked at: the deepest at each.
+    let nested = priorities * (deepest + EXCEPTION_BYTES);
+    Ok(depth_of(RESET)? + nested + depth_of(HARD_FAULT)? + depth_of(NON_MASKABLE)? + 2 * EXCEPTION_BYTES)
 }
 
 /// An address of 32 bits and a number in LEB128 each.
@@ -143,7 +149,11 @@ mod tests {
         let frames = told.map(|place| (start(place), 10 + u64::from(place))).collect();
         let vectors: Vec<u32> =
             [0].into_iter().chain(vectors.iter().map(|place| start(*place) | 1)).collect();
-        of_vectors(&mut Calls { code, frames: &frames, known: BTreeMap::new(), path: Vec::new() }, &vectors)
+        of_vectors(
+            &mut Calls { code, frames: &frames, known: BTreeMap::new(), path: Vec::new() },
+            &vectors,
+            1,
+        )
     }
 
     #[test]

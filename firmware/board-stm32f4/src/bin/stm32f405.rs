@@ -3,26 +3,22 @@
 #![no_main]
 
 use convoy_board_stm32f4::can::{BITRATE_DEFAULT, CanBus};
-use convoy_board_stm32f4::{Device, board, run};
-use convoy_dongle::Board;
+use convoy_board_stm32f4::{board, run};
 use convoy_dongle::shell::{Controller as _, Shell};
+use convoy_dongle::{Board, Dongle};
 use cortex_m::peripheral::SCB;
-use cortex_m::singleton;
 use cortex_m_rt::entry;
 
 #[entry]
 fn main() -> ! {
-    start().map_or_else(|| SCB::sys_reset(), |device| run(device, |bus| bus.is_quiet()))
-}
-
-/// `None` if it was started before.
-fn start() -> Option<&'static mut Device<CanBus>> {
-    let board::Started { machine, line, reset, rest } = board::start()?;
-    let mut bus = CanBus::new(rest)?;
+    let Some(board::Started { machine, line, reset, rest }) = board::start() else { SCB::sys_reset() };
+    let Some(mut bus) = CanBus::new(rest) else { SCB::sys_reset() };
     // The agent is told by the state of the bus.
     bus.open(BITRATE_DEFAULT, true);
     let about = Board { name: "stm32f405", firmware: (0, 1, 0), buses: 1, reset };
-    singleton!(: Device<CanBus> = Shell::new(about, machine, line, [bus]))
+    // Not in a static: a value made for one is made on the stack first, and takes twice its memory.
+    let mut dongle = Dongle::new(about, 0);
+    run(&mut Shell::new(&mut dongle, machine, line, [bus]), |bus| bus.is_quiet())
 }
 
 /// The vectors have their names.

@@ -74,7 +74,7 @@ impl Write for Line {
 
 /// A dongle with an MCP2515, and what its agent has heard.
 struct Vehicle {
-    shell: Shell<Time, Line, Driver, 1, QUEUE_BYTES_DEFAULT>,
+    shell: Shell<Box<Dongle>, Time, Line, Driver, 1>,
     chip: Rc<RefCell<Chip>>,
     decoder: LinkDecoder,
     sequence: u16,
@@ -86,7 +86,7 @@ struct Vehicle {
 impl Vehicle {
     fn new() -> Self {
         let (driver, chip) = driver(Crystal::Mhz16);
-        let shell = Shell::new(BOARD, Time(0), Line::default(), [driver]);
+        let shell = Shell::new(Box::new(Dongle::new(BOARD, 0)), Time(0), Line::default(), [driver]);
         let mut vehicle = Self {
             shell,
             chip,
