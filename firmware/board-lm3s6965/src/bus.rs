@@ -13,9 +13,12 @@
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 4 | identifier; bit 31: of 29 bits, bit 30: a remote frame, bit 29: no frame, the end of the bus |
+//! | 4 | identifier; bit 31: of 29 bits, bit 30: a remote frame; bit 29 alone: the end of the bus, bit 28 alone: see below |
 //! | 1 | data length, 0 to 64 |
 //! | 0 to 64 | data; a remote frame has none |
+//!
+//! Whoever sends waits while the board has no room, unlike a bus. After a record of bit 28 the board makes nobody wait, and loses
+//! what it has no room for.
 
 use convoy_protocol::frame::{CanId, FRAME_DATA_BYTES_MAX};
 use convoy_protocol::link;
@@ -25,6 +28,7 @@ use embedded_can::{ExtendedId, Frame, Id, StandardId};
 const EXTENDED: u32 = 1 << 31;
 const REMOTE: u32 = 1 << 30;
 const END: u32 = 1 << 29;
+const LOSSY: u32 = 1 << 28;
 
 const NUMBER_BYTES: usize = 4;
 const HEAD_BYTES: usize = 4 + 1;
@@ -37,6 +41,8 @@ pub(crate) const RECORD_BYTES_MAX: usize = NUMBER_BYTES + HEAD_BYTES + FRAME_DAT
 /// What a record says.
 pub(crate) enum Event {
     Frame(BusFrame),
+    /// The bus waits for nobody from now on.
+    Lossy,
     /// Nothing more comes: the test is over.
     End,
 }
@@ -187,8 +193,10 @@ impl BusSide {
 
 /// What a record says.
 fn event(bits: u32, data_len: usize, data: &[u8]) -> Option<Event> {
-    if bits == END {
-        return Some(Event::End);
+    match bits {
+        END => return Some(Event::End),
+        LOSSY => return Some(Event::Lossy),
+        _ => {}
     }
     let id = id(bits & !REMOTE)?;
     let frame = if bits & REMOTE == 0 { BusFrame::new(id, data) } else { BusFrame::new_remote(id, data_len) };

@@ -71,6 +71,7 @@ impl Can for RecordBus {
         for _ in 0..TURN_BYTES_MAX {
             match self.side.poll_event() {
                 Some(Event::Frame(frame)) => return Ok(frame),
+                Some(Event::Lossy) => self.line.become_lossy(),
                 Some(Event::End) => self.has_ended = true,
                 None => {
                     let Some(byte) = self.line.receive() else { break };

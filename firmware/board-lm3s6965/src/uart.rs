@@ -43,10 +43,12 @@ pub(crate) static BUS: Port = Port::new(UART1);
 /// What main loop and interrupt of a line both see.
 pub(crate) struct Port {
     registers: Registers,
-    /// Times that the receiver had no room for a byte; wraps at 2^32.
+    /// Times that the receiver, or the queue of a lossy line, had no room for a byte; wraps at 2^32.
     overruns: AtomicU32,
     /// The queue was full: bytes wait in the receiver.
     is_paused: AtomicBool,
+    /// Bytes never wait for room in the queue.
+    is_lossy: AtomicBool,
     /// On its way from the main loop to the interrupt.
     queue: Mutex<Cell<Option<Producer<'static, u8>>>>,
 }
@@ -57,6 +59,7 @@ impl Port {
             registers,
             overruns: AtomicU32::new(0),
             is_paused: AtomicBool::new(false),
+            is_lossy: AtomicBool::new(false),
             queue: Mutex::new(Cell::new(None)),
         }
     }
@@ -76,23 +79,24 @@ impl Port {
     }
 
     /// Moves bytes from the receiver to `queue`, which is fetched at the first call. A full queue leaves them where they
-    /// are: the receiver itself notices when it has no room left, and at the other end of an emulated one they wait.
+    /// are: the receiver itself notices when it has no room left, and at the other end of an emulated one they wait. On a lossy
+    /// line they are gone.
     pub(crate) fn handle_interrupt(&self, queue: &mut Option<Producer<'static, u8>>) {
         if queue.is_none() {
             *queue = cortex_m::interrupt::free(|section| self.queue.borrow(section).take());
         }
+        let is_lossy = self.is_lossy.load(Ordering::Relaxed);
         while let Some(queue) = queue
-            && queue.ready()
+            && (is_lossy || queue.ready())
         {
             if self.registers.read(FLAGS) & RECEIVE_EMPTY != 0 {
                 return;
             }
             let data = self.registers.read(DATA);
-            if data & DATA_OVERRUN != 0 {
+            // A byte with another error fails the checksum of what it is in.
+            if queue.enqueue(data.to_le_bytes()[0]).is_err() || data & DATA_OVERRUN != 0 {
                 self.overruns.fetch_add(1, Ordering::Relaxed);
             }
-            // There is room; a byte with another error fails the checksum of what it is in.
-            let _ = queue.enqueue(data.to_le_bytes()[0]);
         }
         self.is_paused.store(true, Ordering::Relaxed);
         self.registers.write(INTERRUPT_MASK, 0);
@@ -130,6 +134,11 @@ impl Line {
             self.port.registers.write(INTERRUPT_MASK, RECEIVED);
         }
         byte
+    }
+
+    /// From now on, what comes while there is no room is lost.
+    pub(crate) fn become_lossy(&self) {
+        self.port.is_lossy.store(true, Ordering::Relaxed);
     }
 
     /// Whether nothing was received that the main loop has not seen.

@@ -63,7 +63,17 @@ impl End {
 impl Machine {
     /// The LM3S6965 board, running and listening.
     pub(crate) fn lm3s6965() -> Self {
+        Self::start(&[])
+    }
+
+    /// The same board with a slow processor: an instruction takes so many nanoseconds, a power of 2, of real time, too.
+    pub(crate) fn slow_lm3s6965(instruction_ns: u32) -> Self {
+        Self::start(&["-icount", &format!("shift={},align=on,sleep=on", instruction_ns.ilog2())])
+    }
+
+    fn start(arguments: &[&str]) -> Self {
         let (mut command, files) = board();
+        command.args(arguments);
         // In this order they are UART0 and UART1.
         let [link, bus] = ["link", "bus"].map(|name| Line::prepare(files.path().join(name), &mut command));
         let qemu = Qemu::start(command, files);
@@ -277,6 +287,8 @@ pub(crate) struct Bus {
 impl Bus {
     pub(crate) const EXTENDED: u32 = 1 << 31;
     pub(crate) const REMOTE: u32 = 1 << 30;
+    /// The board makes the bus wait no more.
+    pub(crate) const LOSSY: u32 = 1 << 28;
     const END: u32 = 1 << 29;
 
     /// `bits` is the identifier with [`Self::EXTENDED`] or [`Self::REMOTE`]. Waits while the board has no room.

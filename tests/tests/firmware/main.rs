@@ -4,6 +4,7 @@
 
 mod agent;
 mod machine;
+mod overrun;
 mod process;
 
 use std::time::Duration;

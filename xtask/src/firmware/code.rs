@@ -41,6 +41,9 @@ pub(super) struct Code {
     pub(super) functions: BTreeMap<u32, Function>,
 }
 
+/// `nop`.
+const NO_OPERATION: u16 = 0xBF00;
+
 impl Code {
     /// # Errors
     /// When the bytes are no ELF file of 32 bits with symbols.
@@ -94,7 +97,9 @@ impl Code {
             let instruction = decode(address, half(at), half(at + 1));
             let next = at + instruction.bytes as usize / 2;
             takes_stack |= instruction.takes_stack;
-            let after = decode(address + instruction.bytes, half(next), half(next + 1)).branch;
+            // A table may be aligned.
+            let table = next + usize::from(half(next) == NO_OPERATION);
+            let after = decode(start + 2 * table as u32, half(table), half(table + 1)).branch;
             match instruction.branch {
                 Some(Branch::To(target)) if within.contains(&target) => {}
                 Some(Branch::To(target) | Branch::Call(target)) => match self.containing(target) {
@@ -284,6 +289,10 @@ pub(super) mod tests {
         let code = Code::of(&symbols, &[(0x100, &bytes(&halves))]).unwrap();
         let function = &code.functions[&0x100];
         assert_eq!((&function.unknown, function.takes_stack), (&vec![0x10C], true));
+        // With one that is aligned.
+        let halves = [MOVE_TO_PC, NO_OPERATION, first, second, RETURN];
+        let code = Code::of(&[symbol("f", 0x101, 10)], &[(0x100, &bytes(&halves))]).unwrap();
+        assert_eq!(code.functions[&0x100].unknown, []);
         // Without branches behind it, nobody knows where it goes.
         let halves = [MOVE_TO_PC, RETURN];
         let code = Code::of(&[symbol("f", 0x101, 4)], &[(0x100, &bytes(&halves))]).unwrap();
