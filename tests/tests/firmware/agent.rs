@@ -46,16 +46,14 @@ impl Agent {
         i64::try_from(self.started.elapsed().as_micros()).unwrap()
     }
 
-    /// Runs until `is_enough`.
+    /// Runs until `is_enough`, as long as frames come: how long many of them take depends on what else this machine does.
     pub(crate) fn run(&mut self, machine: &mut Machine, line: Line<'_>, is_enough: impl Fn(&Self) -> bool) {
-        let started = Instant::now();
+        let (mut last, mut frames) = (Instant::now(), self.frames.len());
         while !is_enough(self) {
-            assert!(
-                started.elapsed() < PATIENCE,
-                "{:?}, {} frames",
-                self.session.counters(),
-                self.frames.len()
-            );
+            if self.frames.len() > frames {
+                (last, frames) = (Instant::now(), self.frames.len());
+            }
+            assert!(last.elapsed() < PATIENCE, "{:?}, {frames} frames", self.session.counters());
             assert!(self.turn(machine, line), "the board ended");
         }
     }

@@ -7,8 +7,6 @@ mod machine;
 mod overrun;
 mod process;
 
-use std::time::Duration;
-
 use convoy_agent_core::dongle::DongleCounters;
 use convoy_protocol::frame::{BusIndex, CanFrame, CanId};
 use convoy_protocol::link::BusState;
@@ -163,8 +161,10 @@ fn a_line_that_corrupts_never_makes_a_wrong_frame_and_every_lost_one_is_counted(
         |agent: &Agent| agent.session.health().is_some_and(|health| health.buses[0].received == 30_000);
     agent.run(&mut machine, &mut |bytes, _| damage(bytes, &mut dice, &mut points), heard);
     machine.bus = sender.join().unwrap();
-    // Whatever comes next settles what was lost before.
-    agent.run_for(&mut machine, &mut whole(), Duration::from_millis(2_500));
+    // The next health record, on a line that is whole again, settles what was lost before.
+    let uptime_us = |agent: &Agent| agent.session.health().map(|health| health.uptime_us);
+    let before = uptime_us(&agent);
+    agent.run(&mut machine, &mut whole(), |agent| uptime_us(agent) > before);
     assert_eq!(agent.read_to_end(machine), End::clean());
     let numbers: Vec<u32> =
         agent.frames.iter().map(|(_, data)| u32::from_be_bytes(data[..].try_into().unwrap())).collect();
