@@ -22,8 +22,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::causes::with_causes;
 use crate::config::{self, AgentConfig, ConfigFault, Input, Loaded, Overrides};
 use crate::decode::{self, DecodeError, DecodeRequest};
+use crate::dongle::{self, DongleError};
 use crate::enrol;
-use crate::live::{LiveOptions, LiveSources};
+use crate::live::{LiveOptions, LiveSources, SerialLine};
 use crate::metrics::Metrics;
 use crate::monitor;
 use crate::replay::ReplaySource;
@@ -35,12 +36,14 @@ use crate::vectors::{self, VectorsError, VectorsRequest};
 
 /// `EX_USAGE`: the configuration has faults.
 pub const EXIT_USAGE: u8 = 64;
-/// `EX_DATAERR`: a DBC file cannot be used.
+/// `EX_DATAERR`: a DBC file, or a firmware, cannot be used.
 pub const EXIT_DATA: u8 = 65;
 /// `EX_NOINPUT`: a file cannot be opened.
 pub const EXIT_NO_INPUT: u8 = 66;
-/// `EX_UNAVAILABLE`: no agent answers.
+/// `EX_UNAVAILABLE`: no agent, or no dongle, answers.
 pub const EXIT_UNAVAILABLE: u8 = 69;
+/// `EX_SOFTWARE`: a dongle runs the firmware that it had before.
+pub const EXIT_NOT_UPDATED: u8 = 70;
 /// `EX_CANTCREAT`: the spool cannot be opened.
 pub const EXIT_CANNOT_CREATE: u8 = 73;
 /// `EX_IOERR`: a file cannot be read to its end, or output not written.
@@ -334,6 +337,39 @@ fn no_agent(path: &Path, dir: &Path, error: &io::Error) -> ExitCode {
     )
     .unwrap_or(());
     ExitCode::from(EXIT_UNAVAILABLE)
+}
+
+/// Prints what the dongle on `line` is and how it does.
+pub async fn dongle_status(line: SerialLine, as_json: bool) -> ExitCode {
+    match dongle::status(line, as_json).await {
+        Ok(text) => write_out(&text),
+        Err(error) => no_dongle(&error),
+    }
+}
+
+/// Gives the dongle on `line` another firmware.
+pub async fn dongle_update(line: SerialLine, file: &Path) -> ExitCode {
+    let bytes = match std::fs::read(file) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            writeln!(io::stderr(), "{}: {error}", file.display()).unwrap_or(());
+            return ExitCode::from(EXIT_NO_INPUT);
+        }
+    };
+    match dongle::update(line, &bytes).await {
+        Ok(version) => write_out(&format!("the dongle runs {version}, and it is confirmed\n")),
+        Err(error) => no_dongle(&error),
+    }
+}
+
+fn no_dongle(error: &DongleError) -> ExitCode {
+    // Nobody is left to tell when stderr is closed.
+    writeln!(io::stderr(), "{}", with_causes(error)).unwrap_or(());
+    ExitCode::from(match error {
+        DongleError::Line { .. } | DongleError::Silent { .. } => EXIT_UNAVAILABLE,
+        DongleError::File(_) | DongleError::NoImage(_) => EXIT_DATA,
+        DongleError::Failed(_) | DongleError::Stuck => EXIT_NOT_UPDATED,
+    })
 }
 
 /// Decodes a recording to standard output.

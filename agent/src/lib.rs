@@ -15,6 +15,7 @@ mod clock;
 pub mod config;
 pub mod decode;
 pub mod desired;
+pub mod dongle;
 pub mod enrol;
 pub mod identity;
 pub mod live;

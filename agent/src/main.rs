@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use convoy_agent::cli;
 use convoy_agent::config::Overrides;
 use convoy_agent::decode::{DecodeRequest, Protocol, parse_bus_dbc};
+use convoy_agent::live::SerialLine;
 use convoy_agent::replay::{Speed, TimeBase};
 use convoy_agent::vectors::VectorsRequest;
 use convoy_protocol::id::VehicleId;
@@ -17,9 +18,11 @@ const EXAMPLE: &str = "Try it:
   convoy-agent run --config agent.toml --speed max            send the recording to a broker
   convoy-agent status --config agent.toml                     how the running agent does, and why
   convoy-agent tap --config agent.toml                        what the running agent decodes, live
+  convoy-agent dongle status /dev/ttyUSB0                     what a dongle is, and how its buses do
 
 RUST_LOG sets what is logged to stderr: RUST_LOG=convoy_agent=debug names every envelope spooled and stored.
-Exit codes: 0 done, 64 configuration, 65 DBC file, 66 file missing, 69 no agent answers, 73 spool, 74 input or output.";
+Exit codes: 0 done, 64 configuration, 65 DBC or firmware file, 66 file missing, 69 no agent or dongle answers, 70 dongle not updated,
+73 spool, 74 input or output.";
 
 /// Convoy's in-vehicle agent: decodes CAN frames, spools them on disk, sends them over MQTT until the cloud has
 /// stored them.
@@ -74,6 +77,11 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// Looks at a dongle, or gives it another firmware. The agent that uses it has to be stopped meanwhile.
+    Dongle {
+        #[command(subcommand)]
+        command: DongleCommand,
+    },
     /// Decodes a recording (candump, ASC, TRC, CSV or CRTD, plain or .gz): one JSON object a sample, trouble code or message.
     Decode {
         /// DBC file, or signal set of OBDb in JSON, for every bus; may be given several times.
@@ -106,6 +114,44 @@ enum Command {
     },
 }
 
+#[derive(Subcommand)]
+enum DongleCommand {
+    /// Prints what a dongle is, what its slots hold, and how its buses do.
+    Status {
+        #[command(flatten)]
+        line: DongleLine,
+        /// As JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Sends a firmware to a dongle, which starts it, and goes back to the one before if it does not work.
+    ///
+    /// The dongle takes what its boot loader trusts and what is no older than what it has. It carries no frames for a few
+    /// seconds: do it while the vehicle stands.
+    Update {
+        #[command(flatten)]
+        line: DongleLine,
+        /// The firmware, update.firmware of `cargo xtask firmware`.
+        file: PathBuf,
+    },
+}
+
+/// Where a dongle is.
+#[derive(clap::Args)]
+struct DongleLine {
+    /// Its serial line, such as /dev/ttyUSB0.
+    port: PathBuf,
+    /// The line's rate, bit/s.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1_200..=4_000_000))]
+    baud: u32,
+}
+
+impl From<DongleLine> for SerialLine {
+    fn from(line: DongleLine) -> Self {
+        Self { path: line.port, baud: line.baud }
+    }
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     cli::log_to_stderr();
@@ -115,6 +161,12 @@ async fn main() -> ExitCode {
         Command::Csr { vehicle, key } => cli::csr(vehicle, &key),
         Command::Status { config, json } => cli::status(&config, json).await,
         Command::Tap { config } => cli::tap(&config).await,
+        Command::Dongle { command: DongleCommand::Status { line, json } } => {
+            cli::dongle_status(line.into(), json).await
+        }
+        Command::Dongle { command: DongleCommand::Update { line, file } } => {
+            cli::dongle_update(line.into(), &file).await
+        }
         Command::Decode { vectors: Some(vectors), dbc_dir: Some(dbc_dir), .. } => {
             cli::decode_vectors(&VectorsRequest { vectors, dbc_dir })
         }

@@ -206,6 +206,14 @@ impl FromStr for LiveUrl {
                 Ok(Self::Elm { line: keys.serial(device, 38_400)?, protocol: protocol.unwrap_or('0') })
             }
             "dongle" => dongle(device, query),
+            // As other programs write it: serial:///dev/ttyUSB0?dongle.
+            "serial" => {
+                let keys: Vec<&str> = query.split('&').filter(|key| *key != "dongle").collect();
+                if keys.len() == query.split('&').count() {
+                    return Err(UrlFault::Kind);
+                }
+                dongle(device.strip_prefix("//").unwrap_or(device), &keys.join("&"))
+            }
             "nmea" => {
                 let keys = Keys::of(query, "nmea", "baud")?;
                 Ok(Self::Gnss(GnssLine::Serial(keys.serial(device, 9_600)?)))
@@ -245,6 +253,8 @@ mod tests {
         let line = SerialLine { path: "/dev/ttyUSB0".into(), baud: 1_000_000 };
         let dongle = LiveUrl::Dongle { line, bitrate: Some(250_000), listen_only: None };
         assert_eq!(read("dongle:/dev/ttyUSB0?bitrate=250000"), dongle);
+        assert_eq!(read("serial:///dev/ttyUSB0?dongle&bitrate=250000"), dongle);
+        assert_eq!("serial:///dev/ttyUSB0?bitrate=250000".parse::<LiveUrl>(), Err(UrlFault::Kind));
         assert_eq!((dongle.bus().as_str(), dongle.to_string().as_str()), ("ttyUSB0", "dongle:/dev/ttyUSB0"));
         assert_eq!(read("gpsd:localhost").to_string(), "gpsd:localhost:2947");
         assert_eq!(

@@ -28,7 +28,7 @@ const RECORDS_BYTES_MAX: usize = 254 - (4 + 4 + 1);
 const RECORD_HEAD_BYTES: usize = 5;
 
 /// What `cargo xtask test firmware` names.
-fn told(name: &str) -> PathBuf {
+pub(crate) fn told(name: &str) -> PathBuf {
     let value = std::env::var_os(name)
         .unwrap_or_else(|| panic!("{name} is not set: run `cargo xtask test firmware`"));
     PathBuf::from(value)
@@ -139,15 +139,19 @@ impl<L> Machine<L> {
     }
 }
 
+/// What goes onto the board.
+pub(crate) fn firmware() -> PathBuf {
+    told("CONVOY_FIRMWARE_LM3S6965")
+}
+
 /// QEMU for the board, without its serial lines, and where they can be.
 fn board() -> (Command, TempDir) {
     let mut command = Command::new(told("CONVOY_QEMU_ARM"));
     command.args(["-M", "lm3s6965evb", "-nodefaults", "-display", "none", "-nic", "none"]);
     command.args(["-semihosting-config", "enable=on,target=native"]);
-    let firmware = PathBuf::from(told("CONVOY_FIRMWARE_LM3S6965"));
-    command.arg("-kernel").arg(firmware.join("boot.elf"));
+    command.arg("-kernel").arg(firmware().join("boot.elf"));
     // Where the boot loader looks for what the factory put there: the board's layout.rs.
-    let factory = firmware.join("factory.bin");
+    let factory = firmware().join("factory.bin");
     command.arg("-device").arg(format!("loader,file={},addr=0x8000,force-raw=on", factory.display()));
     (command, tempfile::tempdir().unwrap())
 }

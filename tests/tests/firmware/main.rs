@@ -6,6 +6,7 @@ mod agent;
 mod machine;
 mod overrun;
 mod process;
+mod update;
 
 use convoy_agent_core::dongle::DongleCounters;
 use convoy_protocol::frame::{BusIndex, CanFrame, CanId};

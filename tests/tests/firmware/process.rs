@@ -18,11 +18,15 @@ use crate::machine::{End, Machine, PATIENCE, POLL};
 const UNDERWAY_MAX: usize = 512;
 
 /// The agent's program, which `cargo xtask test firmware` builds beside this one.
-fn convoy_agent(arguments: &[&str], config: &Path) -> Command {
+pub(crate) fn agent_program() -> PathBuf {
     let exe = std::env::current_exe().unwrap();
     let program = exe.parent().unwrap().parent().unwrap().join("convoy-agent");
     assert!(program.is_file(), "{} is not built: run `cargo xtask test firmware`", program.display());
-    let mut command = Command::new(program);
+    program
+}
+
+fn convoy_agent(arguments: &[&str], config: &Path) -> Command {
+    let mut command = Command::new(agent_program());
     command.args(arguments).arg("--config").arg(config).stdin(Stdio::null());
     command
 }

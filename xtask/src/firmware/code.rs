@@ -292,7 +292,7 @@ pub(super) mod tests {
         // With one that is aligned.
         let halves = [MOVE_TO_PC, NO_OPERATION, first, second, RETURN];
         let code = Code::of(&[symbol("f", 0x101, 10)], &[(0x100, &bytes(&halves))]).unwrap();
-        assert_eq!(code.functions[&0x100].unknown, []);
+        assert!(code.functions[&0x100].unknown.is_empty());
         // Without branches behind it, nobody knows where it goes.
         let halves = [MOVE_TO_PC, RETURN];
         let code = Code::of(&[symbol("f", 0x101, 4)], &[(0x100, &bytes(&halves))]).unwrap();
