@@ -292,3 +292,6 @@ fn send<C: Controller>(controller: &mut C, id: CanId, data: &[u8]) -> Outcome {
         Err(_) => Outcome::Busy,
     }
 }
+
+#[cfg(test)]
+mod tests;
