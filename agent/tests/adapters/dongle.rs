@@ -62,14 +62,18 @@ impl CarWithDongle {
                         self.dongle.handle_frame(now_us, BUS, CanId::Standard(0x7E8), answer);
                     }
                 }
-                Action::Filters { .. } => {}
+                // It has no slots for firmware, and is told of none.
+                Action::Filters { .. } | Action::Update(_) => {}
             }
             self.dongle.handle_outcome(now_us, outcome);
         }
         self.dongle.handle_timeout(now_us);
-        let mut bytes = vec![0; 4_096];
-        let len = self.dongle.poll_transmit(&mut bytes);
-        bytes.truncate(len);
+        let mut bytes = Vec::new();
+        while !self.dongle.poll_transmit().is_empty() {
+            let some = self.dongle.poll_transmit().len();
+            bytes.extend(self.dongle.poll_transmit());
+            self.dongle.handle_transmitted(some);
+        }
         bytes
     }
 }
