@@ -596,14 +596,14 @@ impl DongleSession {
     }
 }
 
-/// The time that a message was made at.
+/// The time that a message was made at. Frames say when each was received: they may have waited in a controller's queue, behind
+/// a message that is younger.
 fn uptime_of(message: &Up<'_>) -> Option<u64> {
     match message {
         Up::Hello(info) => Some(info.uptime_us),
         Up::Health(health) => Some(health.uptime_us),
         Up::Pong { uptime_us, .. } => Some(*uptime_us),
-        Up::Frames(batch) => Some(batch.time_us),
-        Up::Ack { .. } | Up::Firmware(_) => None,
+        Up::Frames(_) | Up::Ack { .. } | Up::Firmware(_) => None,
     }
 }
 

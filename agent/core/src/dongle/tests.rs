@@ -221,6 +221,27 @@ fn a_reset_is_reported_and_the_dongle_configured_again() {
 }
 
 #[test]
+fn a_frame_that_waited_in_its_controller_while_the_dongle_said_its_time_is_no_reset() {
+    let mut pair = Pair::new(LISTEN);
+    pair.run(20);
+    (0..30).for_each(|number| pair.hear(number));
+    pair.run(200);
+    // The main loop stood still: it says its time before it has fetched everything.
+    let came_us = pair.uptime_us() - 150_000;
+    let answered = pair.session.health().map(|health| health.uptime_us);
+    while pair.session.health().map(|health| health.uptime_us) == answered {
+        pair.run(1);
+    }
+    for number in 30u32..40 {
+        pair.dongle.handle_frame(came_us, BusIndex(0), ID, &number.to_be_bytes());
+    }
+    pair.run(1_200);
+    assert_eq!(pair.numbers(), (0..40).collect::<Vec<_>>());
+    let counters = pair.session.counters();
+    assert_eq!((counters.resets, counters.lost_on_line, counters.repeated), (0, 0, 0));
+}
+
+#[test]
 fn silence_is_a_fault_unless_it_was_announced() {
     let mut pair = Pair::new(LISTEN);
     pair.run(31_000);
