@@ -1,6 +1,8 @@
 //! Sources that are there now: adapters and receivers on serial lines, sockets of the kernel. Several at once, each of which
 //! connects again by itself and says how it does.
 
+use std::io;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -8,6 +10,7 @@ use convoy_agent_core::filters::IdFilter;
 use convoy_agent_core::gateway::FrameTimes;
 use convoy_agent_core::poll::PollOptions;
 use convoy_protocol::frame::{BusIndex, CanFrame, CanId};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -41,6 +44,44 @@ pub(crate) const UP: &str = "up";
 const AGE_US_MAX: i64 = 2_000_000;
 /// Events handed on at once.
 const EVENTS_AT_ONCE: usize = 256;
+
+/// A line of bytes to an adapter.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+/// A line that is being opened.
+pub type Opening<'o> = Pin<Box<dyn Future<Output = io::Result<Box<dyn Stream>>> + Send + 'o>>;
+
+/// What adapters are reached through, and what of the machine their sources ask for: the machine's own, or the simulator's. The
+/// sources are the same over both.
+pub trait Surroundings: Send + Sync {
+    /// Opens the line of a source that is not SocketCAN.
+    fn open<'o>(&'o self, url: &'o LiveUrl) -> Opening<'o>;
+
+    /// Microseconds since the Unix epoch.
+    fn wall_us(&self) -> i64;
+
+    /// A number drawn at random; `None` where there is no randomness.
+    fn random(&self) -> Option<u32>;
+}
+
+/// The machine that the agent runs on.
+#[derive(Debug, Clone, Copy)]
+struct Machine;
+
+impl Surroundings for Machine {
+    fn open<'o>(&'o self, url: &'o LiveUrl) -> Opening<'o> {
+        Box::pin(serial::open(url))
+    }
+
+    fn wall_us(&self) -> i64 {
+        wall_us()
+    }
+
+    fn random(&self) -> Option<u32> {
+        getrandom::u32().ok()
+    }
+}
 
 /// A source and the bus that its frames are of.
 #[derive(Debug, Clone, PartialEq)]
@@ -90,6 +131,7 @@ pub(crate) struct Port {
     pub(crate) link: Arc<Link>,
     pub(crate) events: mpsc::Sender<Heard>,
     pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) surroundings: Arc<dyn Surroundings>,
 }
 
 /// An event, and when it was taken from its source: it may wait while the disk is full.
@@ -102,11 +144,11 @@ pub(crate) struct Heard {
 
 impl Heard {
     /// With the time that a frame had, by the wall clock as it is now.
-    fn into_event(self) -> SourceEvent {
+    fn into_event(self, wall_us: i64) -> SourceEvent {
         match self.event {
             SourceEvent::Frame(mut frame) => {
                 let waited_us = i64::try_from(self.at.elapsed().as_micros()).unwrap_or(i64::MAX);
-                frame.timestamp_us = wall_us().saturating_sub(self.age_us).saturating_sub(waited_us);
+                frame.timestamp_us = wall_us.saturating_sub(self.age_us).saturating_sub(waited_us);
                 SourceEvent::Frame(frame)
             }
             event => event,
@@ -119,7 +161,9 @@ impl Port {
     pub(crate) async fn tell(&self, event: SourceEvent) -> bool {
         let age_us = match &event {
             // More than that, and the wall clock was set in between.
-            SourceEvent::Frame(frame) => wall_us().saturating_sub(frame.timestamp_us).clamp(0, AGE_US_MAX),
+            SourceEvent::Frame(frame) => {
+                self.surroundings.wall_us().saturating_sub(frame.timestamp_us).clamp(0, AGE_US_MAX)
+            }
             _ => 0,
         };
         self.events.send(Heard { at: Instant::now(), age_us, event }).await.is_ok()
@@ -141,12 +185,18 @@ pub struct LiveSources {
     commands: Vec<mpsc::Sender<Command>>,
     filters: Vec<watch::Sender<Option<Vec<IdFilter>>>>,
     buses: Vec<String>,
+    surroundings: Arc<dyn Surroundings>,
     _tasks: JoinSet<()>,
 }
 
 impl LiveSources {
     /// Opens them. What cannot be opened is tried again and again, and says so in its status.
     pub fn open(sources: Vec<LiveOptions>) -> Self {
+        Self::open_in(Arc::new(Machine), sources)
+    }
+
+    /// As [`Self::open`], in other surroundings; SocketCAN is the machine's always.
+    pub fn open_in(surroundings: Arc<dyn Surroundings>, sources: Vec<LiveOptions>) -> Self {
         let (to_gateway, events) = mpsc::channel(EVENTS_MAX);
         let (mut tasks, mut links, mut buses) = (JoinSet::new(), Vec::new(), Vec::new());
         let (mut all_commands, mut filters) = (Vec::new(), Vec::new());
@@ -164,7 +214,13 @@ impl LiveSources {
             all_commands.push(commands_in);
             filters.push(filters_in);
             buses.push(bus);
-            let port = Port { bus: BusIndex(index), link, events: to_gateway.clone(), commands };
+            let port = Port {
+                bus: BusIndex(index),
+                link,
+                events: to_gateway.clone(),
+                commands,
+                surroundings: Arc::clone(&surroundings),
+            };
             match url {
                 LiveUrl::SocketCan { interface } => {
                     tasks.spawn(socketcan::serve(interface, port, filters_out))
@@ -172,7 +228,16 @@ impl LiveSources {
                 url => tasks.spawn(serial::serve(Line { url, poll, filters: filters_out }, port)),
             };
         }
-        Self { events, ready: Vec::new(), links, commands: all_commands, filters, buses, _tasks: tasks }
+        Self {
+            events,
+            ready: Vec::new(),
+            links,
+            commands: all_commands,
+            filters,
+            buses,
+            surroundings,
+            _tasks: tasks,
+        }
     }
 }
 
@@ -200,7 +265,7 @@ impl FrameSource for LiveSources {
             self.ready.reverse();
         }
         match self.ready.pop() {
-            Some(heard) => Ok(heard.into_event()),
+            Some(heard) => Ok(heard.into_event(self.surroundings.wall_us())),
             // The tasks never end by themselves.
             None => std::future::pending().await,
         }

@@ -1,6 +1,7 @@
 //! Adapters and receivers that are a stream of bytes.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use convoy_agent_core::dongle::{DongleDescription, DongleOptions, DongleSession};
@@ -10,14 +11,15 @@ use convoy_agent_core::nmea::NmeaReader;
 use convoy_agent_core::poll::PollOptions;
 use convoy_agent_core::slcan::{SlcanOptions, SlcanSession};
 use convoy_protocol::frame::{BusIndex, CanFrame, CanId};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_serial::SerialPortBuilderExt as _;
 
-use super::{Command, GnssLine, LiveUrl, OPENING, Port, RETRY_MAX, RETRY_MIN, SerialLine, UP, WORKED_AFTER};
-use crate::clock::wall_us;
+use super::{
+    Command, GnssLine, LiveUrl, OPENING, Port, RETRY_MAX, RETRY_MIN, SerialLine, Stream, UP, WORKED_AFTER,
+};
 use crate::source::SourceEvent;
 
 /// How long opening, and taking what is sent, may last.
@@ -27,9 +29,6 @@ const READ_BYTES: usize = 4_096;
 const PADDING: u8 = 0xCC;
 /// Asks gpsd for the sentences as the receiver sent them.
 const GPSD_WATCH: &[u8] = b"?WATCH={\"enable\":true,\"nmea\":true}\r\n";
-
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// What is to be opened, and how.
 pub(super) struct Line {
@@ -46,7 +45,8 @@ pub(super) async fn serve(mut line: Line, mut port: Port) {
     loop {
         port.link.set_state(OPENING);
         let opened = Instant::now();
-        let why = match timeout(IO_WITHIN, open(&line.url)).await {
+        let surroundings = Arc::clone(&port.surroundings);
+        let why = match timeout(IO_WITHIN, surroundings.open(&line.url)).await {
             Ok(Ok(stream)) => {
                 let why = run(stream, &mut line, &mut port).await;
                 // Whatever was on its way is over, and nobody measures any more. The agent may be ending.
@@ -71,7 +71,8 @@ pub(super) async fn serve(mut line: Line, mut port: Port) {
     }
 }
 
-async fn open(url: &LiveUrl) -> io::Result<Box<dyn Stream>> {
+/// The line of a source, on this machine.
+pub(super) async fn open(url: &LiveUrl) -> io::Result<Box<dyn Stream>> {
     match url {
         LiveUrl::Slcan { line, .. }
         | LiveUrl::Elm { line, .. }
@@ -99,7 +100,8 @@ enum Session {
 }
 
 impl Session {
-    fn new(line: &mut Line, bus: BusIndex) -> Self {
+    fn new(line: &mut Line, port: &Port) -> Self {
+        let bus = port.bus;
         let asks = line.poll.is_some();
         match &line.url {
             LiveUrl::Slcan { bitrate, listen_only, .. } => {
@@ -119,8 +121,8 @@ impl Session {
                     sends_per_s_max: u16::try_from(frames_per_s_max.saturating_mul(2)).unwrap_or(u16::MAX),
                 };
                 // Without randomness, the time tells one life of the agent from another.
-                let session = getrandom::u32().unwrap_or_else(|_| {
-                    let wall_us = wall_us();
+                let session = port.surroundings.random().unwrap_or_else(|| {
+                    let wall_us = port.surroundings.wall_us();
                     u32::try_from((wall_us ^ wall_us >> 32) & 0xFFFF_FFFF).unwrap_or(1)
                 });
                 let mut session = DongleSession::new(options, bus, session, 0);
@@ -131,12 +133,12 @@ impl Session {
         }
     }
 
-    fn handle_bytes(&mut self, now_us: i64, bytes: &[u8], frame: impl FnMut(CanFrame)) {
+    fn handle_bytes(&mut self, (now_us, wall_us): (i64, i64), bytes: &[u8], frame: impl FnMut(CanFrame)) {
         match self {
-            Self::Slcan(session) => session.handle_bytes(now_us, wall_us(), bytes, frame),
-            Self::Elm(session) => session.handle_bytes(now_us, wall_us(), bytes, frame),
-            Self::Dongle(session) => session.handle_bytes(now_us, wall_us(), bytes, frame),
-            Self::Nmea(reader) => reader.handle_bytes(wall_us(), bytes, frame),
+            Self::Slcan(session) => session.handle_bytes(now_us, wall_us, bytes, frame),
+            Self::Elm(session) => session.handle_bytes(now_us, wall_us, bytes, frame),
+            Self::Dongle(session) => session.handle_bytes(now_us, wall_us, bytes, frame),
+            Self::Nmea(reader) => reader.handle_bytes(wall_us, bytes, frame),
         }
     }
 
@@ -290,9 +292,11 @@ pub(super) fn single_frame(bus: BusIndex, id: CanId, payload: &[u8]) -> Option<C
 
 /// Runs one opened source until it ends; returns why.
 async fn run(mut stream: Box<dyn Stream>, line: &mut Line, port: &mut Port) -> String {
-    let mut session = Session::new(line, port.bus);
+    let mut session = Session::new(line, port);
+    let surroundings = Arc::clone(&port.surroundings);
     let start = Instant::now();
     let now_us = || i64::try_from(start.elapsed().as_micros()).unwrap_or(i64::MAX);
+    let times_us = || (now_us(), surroundings.wall_us());
     let before = port.link.status();
     let (mut buffer, mut frames, mut not_sent) = (vec![0; READ_BYTES], Vec::new(), 0);
     loop {
@@ -316,9 +320,11 @@ async fn run(mut stream: Box<dyn Stream>, line: &mut Line, port: &mut Port) -> S
             .poll_timeout()
             .map(|at_us| start + Duration::from_micros(u64::try_from(at_us).unwrap_or(0)));
         tokio::select! {
+            // In this order, so that what is simulated happens again in the same way; and what came is older than what is due.
+            biased;
             read = stream.read(&mut buffer) => match read {
                 Ok(0) => return "it was closed".to_owned(),
-                Ok(len) => session.handle_bytes(now_us(), &buffer[..len], |frame| frames.push(frame)),
+                Ok(len) => session.handle_bytes(times_us(), &buffer[..len], |frame| frames.push(frame)),
                 Err(error) => return error.to_string(),
             },
             command = port.commands.recv(), if session.is_free() => {
@@ -333,7 +339,7 @@ async fn run(mut stream: Box<dyn Stream>, line: &mut Line, port: &mut Port) -> S
                     if len == 0 {
                         return "it fell silent, or does not hear what is sent to it".to_owned();
                     }
-                    session.handle_bytes(now_us(), &buffer[..len], |frame| frames.push(frame));
+                    session.handle_bytes(times_us(), &buffer[..len], |frame| frames.push(frame));
                 }
             }
         }
