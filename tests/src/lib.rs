@@ -5,11 +5,15 @@
 //! recordings/*.log.gz -> recording (parsed once, shared) -> playback -> disguise (VIN, position) -> convoy_agent::run
 //! ```
 //!
+//! [`dongle`] is a dongle between a vehicle and its agent, with a line that has bad days.
+//!
 //! The recordings hold neither a VIN nor a position (`recordings/SOURCE.md`); the disguise puts a made-up VIN and a
 //! place in the open sea where they were. The same seed makes the same fleet.
 #![warn(missing_docs)]
 
+pub mod dice;
 pub mod disguise;
+pub mod dongle;
 pub mod drive;
 pub mod playback;
 pub mod recording;

@@ -109,7 +109,7 @@ const ROOMS: &[Room] = &[
     Room {
         name: "convoy-simulator",
         reason: "another deployable: virtual vehicles, for the suites and for the demo",
-        may_use: &["convoy-agent", "convoy-agent-core", "convoy-protocol"],
+        may_use: &["convoy-agent", "convoy-agent-core", "convoy-dongle", "convoy-protocol"],
         tests_are_free: true,
         never: &["aws-*", "sqlx", "rusqlite"],
     },
