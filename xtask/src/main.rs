@@ -21,6 +21,7 @@ mod goals;
 mod install;
 mod package;
 mod python;
+mod simulation;
 mod static_build;
 mod suites;
 mod table;
@@ -79,6 +80,10 @@ enum Task {
         #[arg(long, default_value_t = 600)]
         seconds: u64,
     },
+    /// Run days of the simulated dongle against the agent: bad lines, resets, cables that are pulled out.
+    ///
+    /// A seed that fails is printed, and runs again in the same way with --seed.
+    Sim(simulation::Options),
     /// Build the firmware of every board and print how much of its memories it takes.
     ///
     /// The compiler is Debian's, unpacked below the target folder the first time (a minute, 250 MB), not installed.
@@ -114,6 +119,7 @@ fn main() -> ExitCode {
         Task::Test { suites } => suites::run(&suites),
         Task::Bench { groups, json } => bench::run(&groups, json),
         Task::Fuzz { targets, seconds } => fuzz::run(&targets, seconds).map(|tally| tally.failed == 0),
+        Task::Sim(options) => simulation::run(&options),
         Task::Firmware(options) => firmware::run(&options),
         Task::Cost(options) => cost::run(&options),
         Task::Deb => deb::run(),

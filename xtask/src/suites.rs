@@ -106,6 +106,12 @@ const SUITES: &[Suite] = &[
         run: Run::Tests(&[&["test", "--workspace", "--test", "tidy"]]),
     },
     Suite {
+        name: "sim",
+        about: "the dongle's main loop against the agent on simulated lines, 200 seeds; cargo xtask sim runs more",
+        needs: &[],
+        run: Run::Tests(&[&["test", "--workspace", "--test", "simulation"]]),
+    },
+    Suite {
         name: "template",
         about: "the AWS template under cfn-lint and sam validate",
         needs: &[Need::AwsTools],
