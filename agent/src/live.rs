@@ -225,7 +225,7 @@ impl LiveSources {
                 LiveUrl::SocketCan { interface } => {
                     tasks.spawn(socketcan::serve(interface, port, filters_out))
                 }
-                url => tasks.spawn(serial::serve(Line { url, poll, filters: filters_out }, port)),
+                url => tasks.spawn(serial::serve(Line::new(url, poll, filters_out), port)),
             };
         }
         Self {

@@ -150,6 +150,8 @@ pub struct DongleSession {
     ping_due_us: i64,
     nonce: u32,
     heard_us: Option<i64>,
+    /// When it was heard last before the line was opened again, until it says a time.
+    deaf_since_us: Option<i64>,
     /// Since when a greeting, a command or a ping is without an answer.
     unanswered_us: Option<i64>,
     out: Vec<u8>,
@@ -190,6 +192,7 @@ impl DongleSession {
             ping_due_us: now_us,
             nonce: 0,
             heard_us: None,
+            deaf_since_us: None,
             unanswered_us: None,
             out: Vec::new(),
             description: None,
@@ -202,6 +205,20 @@ impl DongleSession {
             update: None,
             counters: DongleCounters::default(),
         }
+    }
+
+    /// Its line was opened again: the dongle is greeted anew, and what it says next tells what was lost meanwhile. `now_us` goes on
+    /// from before.
+    pub fn reopen(&mut self, now_us: i64) {
+        // The rest of a packet that was cut does not come.
+        let _ = self.decoder.push(0);
+        self.session = self.session.checked_add(1).unwrap_or(1);
+        self.is_greeted = false;
+        self.deaf_since_us = self.heard_us.or(self.deaf_since_us);
+        (self.greeted_us, self.heard_us, self.unanswered_us) = (None, None, None);
+        (self.health, self.fault) = (None, None);
+        self.ping_due_us = now_us;
+        self.out.clear();
     }
 
     /// What was counted so far.
@@ -348,6 +365,9 @@ impl DongleSession {
     ) {
         self.heard_us = Some(now_us);
         let message = packet.message::<Up<'_>>();
+        if let Some(message) = &message {
+            self.recognise(now_us, packet.head, message);
+        }
         self.handle_head(packet.head, message.as_ref().and_then(uptime_of));
         let Some(message) = message else {
             self.unknown += 1;
@@ -381,6 +401,25 @@ impl DongleSession {
                 // It hears, as far as nothing else is without an answer.
                 self.unanswered_us = self.unanswered_us.filter(|_| self.running.is_some());
             }
+        }
+    }
+
+    /// Is it the dongle that was heard before the line was opened again? One that started meanwhile and took the greeting before it
+    /// said a word shows by its clock alone, and not even by that where it runs for longer than it was heard before.
+    fn recognise(&mut self, now_us: i64, head: Head, message: &Up<'_>) {
+        let uptime_us = match message {
+            Up::Frames(batch) => Some(batch.time_us),
+            other => uptime_of(other),
+        };
+        let (Some(since_us), Some(uptime_us)) = (self.deaf_since_us, uptime_us) else { return };
+        self.deaf_since_us = None;
+        let is_known_to_start = head.session == 0 && self.seen.is_some_and(|seen| seen != 0);
+        let may_have_started = i64::try_from(uptime_us).is_ok_and(|uptime| uptime <= now_us - since_us);
+        if may_have_started && !is_known_to_start {
+            // There is nothing to compare its numbers with.
+            self.counters.resets += 1;
+            self.start_anew();
+            (self.expected_frame, self.lost_seen, self.seen) = (None, None, None);
         }
     }
 

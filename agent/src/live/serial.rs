@@ -32,11 +32,29 @@ const GPSD_WATCH: &[u8] = b"?WATCH={\"enable\":true,\"nmea\":true}\r\n";
 
 /// What is to be opened, and how.
 pub(super) struct Line {
-    pub(super) url: LiveUrl,
+    url: LiveUrl,
     /// What is asked on it.
-    pub(super) poll: Option<PollOptions>,
+    poll: Option<PollOptions>,
     /// The frames that are wanted.
-    pub(super) filters: watch::Receiver<Option<Vec<IdFilter>>>,
+    filters: watch::Receiver<Option<Vec<IdFilter>>>,
+    /// What a dongle was when the line was closed: it knows what is lost until it is open again.
+    dongle: Option<Box<DongleSession>>,
+    /// Sessions count from here.
+    started: Instant,
+}
+
+impl Line {
+    pub(super) fn new(
+        url: LiveUrl,
+        poll: Option<PollOptions>,
+        filters: watch::Receiver<Option<Vec<IdFilter>>>,
+    ) -> Self {
+        Self { url, poll, filters, dongle: None, started: Instant::now() }
+    }
+
+    fn now_us(&self) -> i64 {
+        i64::try_from(self.started.elapsed().as_micros()).unwrap_or(i64::MAX)
+    }
 }
 
 /// Opens the source again and again, and runs it.
@@ -48,7 +66,11 @@ pub(super) async fn serve(mut line: Line, mut port: Port) {
         let surroundings = Arc::clone(&port.surroundings);
         let why = match timeout(IO_WITHIN, surroundings.open(&line.url)).await {
             Ok(Ok(stream)) => {
-                let why = run(stream, &mut line, &mut port).await;
+                let mut session = Session::new(&mut line, &port);
+                let why = run(stream, &mut session, &mut line, &mut port).await;
+                if let Session::Dongle(session) = session {
+                    line.dongle = Some(session);
+                }
                 // Whatever was on its way is over, and nobody measures any more. The agent may be ending.
                 port.tell(SourceEvent::RequestEnd(port.bus)).await;
                 port.tell(SourceEvent::Voltage(port.bus, None)).await;
@@ -102,15 +124,15 @@ enum Session {
 impl Session {
     fn new(line: &mut Line, port: &Port) -> Self {
         let bus = port.bus;
-        let asks = line.poll.is_some();
+        let (asks, now_us) = (line.poll.is_some(), line.now_us());
         match &line.url {
             LiveUrl::Slcan { bitrate, listen_only, .. } => {
                 let listen_only = listen_only.unwrap_or(!asks);
-                Self::Slcan(SlcanSession::new(SlcanOptions { bitrate: *bitrate, listen_only }, bus, 0))
+                Self::Slcan(SlcanSession::new(SlcanOptions { bitrate: *bitrate, listen_only }, bus, now_us))
             }
             LiveUrl::Elm { protocol, .. } => {
                 let mode = if asks { ElmMode::Requests } else { ElmMode::Monitor };
-                Self::Elm(Box::new(ElmSession::new(ElmOptions { mode, protocol: *protocol }, bus, 0)))
+                Self::Elm(Box::new(ElmSession::new(ElmOptions { mode, protocol: *protocol }, bus, now_us)))
             }
             LiveUrl::Dongle { bitrate, listen_only, .. } => {
                 // Flow control comes on top of what is asked.
@@ -120,12 +142,17 @@ impl Session {
                     listen_only: listen_only.unwrap_or(!asks),
                     sends_per_s_max: u16::try_from(frames_per_s_max.saturating_mul(2)).unwrap_or(u16::MAX),
                 };
+                if let Some(mut session) = line.dongle.take() {
+                    session.reopen(now_us);
+                    session.set_filters(line.filters.borrow_and_update().clone());
+                    return Self::Dongle(session);
+                }
                 // Without randomness, the time tells one life of the agent from another.
                 let session = port.surroundings.random().unwrap_or_else(|| {
                     let wall_us = port.surroundings.wall_us();
                     u32::try_from((wall_us ^ wall_us >> 32) & 0xFFFF_FFFF).unwrap_or(1)
                 });
-                let mut session = DongleSession::new(options, bus, session, 0);
+                let mut session = DongleSession::new(options, bus, session, now_us);
                 session.set_filters(line.filters.borrow_and_update().clone());
                 Self::Dongle(Box::new(session))
             }
@@ -291,14 +318,13 @@ pub(super) fn single_frame(bus: BusIndex, id: CanId, payload: &[u8]) -> Option<C
 }
 
 /// Runs one opened source until it ends; returns why.
-async fn run(mut stream: Box<dyn Stream>, line: &mut Line, port: &mut Port) -> String {
-    let mut session = Session::new(line, port);
+async fn run(mut stream: Box<dyn Stream>, session: &mut Session, line: &mut Line, port: &mut Port) -> String {
     let surroundings = Arc::clone(&port.surroundings);
-    let start = Instant::now();
+    let start = line.started;
     let now_us = || i64::try_from(start.elapsed().as_micros()).unwrap_or(i64::MAX);
     let times_us = || (now_us(), surroundings.wall_us());
-    let before = port.link.status();
-    let (mut buffer, mut frames, mut not_sent) = (vec![0; READ_BYTES], Vec::new(), 0);
+    let mut before = Before::new(session, port);
+    let (mut buffer, mut frames) = (vec![0; READ_BYTES], Vec::new());
     loop {
         let out = session.poll_transmit();
         if !out.is_empty() {
@@ -310,7 +336,7 @@ async fn run(mut stream: Box<dyn Stream>, line: &mut Line, port: &mut Port) -> S
             continue;
         }
         if let Some(fault) = session.fault() {
-            report(&mut session, port).await;
+            report(session, port).await;
             return fault;
         }
         if session.is_up() {
@@ -329,7 +355,7 @@ async fn run(mut stream: Box<dyn Stream>, line: &mut Line, port: &mut Port) -> S
             },
             command = port.commands.recv(), if session.is_free() => {
                 let Some(command) = command else { return "the agent ends".to_owned() };
-                send(&mut session, now_us(), command, port).await;
+                send(session, now_us(), command, port).await;
             }
             Ok(()) = line.filters.changed() => session.set_filters(line.filters.borrow_and_update().clone()),
             () = due_at(due) => {
@@ -343,22 +369,46 @@ async fn run(mut stream: Box<dyn Stream>, line: &mut Line, port: &mut Port) -> S
                 }
             }
         }
-        let not_sent_before = std::mem::replace(&mut not_sent, session.not_sent());
-        port.link.change(|status| {
-            status.sends_dropped += not_sent - not_sent_before;
-            status.frames += frames.len() as u64;
-            status.malformed = before.malformed + session.malformed();
-            status.dropped = before.dropped + session.lost();
-            if let Some(detail) = session.detail() {
-                status.detail = detail;
-            }
-        });
+        before.count(session, port, frames.len());
         for frame in frames.drain(..) {
             if !port.tell(SourceEvent::Frame(frame)).await {
                 return "the agent ends".to_owned();
             }
         }
-        report(&mut session, port).await;
+        report(session, port).await;
+    }
+}
+
+/// What was counted before this line was opened, without what its session had counted by then.
+struct Before {
+    malformed: u64,
+    dropped: u64,
+    /// What the session had not sent so far.
+    not_sent: u64,
+}
+
+impl Before {
+    fn new(session: &Session, port: &Port) -> Self {
+        let status = port.link.status();
+        Self {
+            malformed: status.malformed.saturating_sub(session.malformed()),
+            dropped: status.dropped.saturating_sub(session.lost()),
+            not_sent: session.not_sent(),
+        }
+    }
+
+    /// Puts into the status what the session has counted, and so many frames that came.
+    fn count(&mut self, session: &Session, port: &Port, frames: usize) {
+        let not_sent = std::mem::replace(&mut self.not_sent, session.not_sent());
+        port.link.change(|status| {
+            status.sends_dropped += self.not_sent - not_sent;
+            status.frames += frames as u64;
+            status.malformed = self.malformed + session.malformed();
+            status.dropped = self.dropped + session.lost();
+            if let Some(detail) = session.detail() {
+                status.detail = detail;
+            }
+        });
     }
 }
 

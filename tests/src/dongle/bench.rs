@@ -70,11 +70,6 @@ impl Bench {
         }
     }
 
-    /// Stretches of time, microseconds, in which frames may have been lost that nobody can count.
-    pub fn breaks(&self) -> &[(u64, u64)] {
-        self.device().map_or(&[], |device| &device.breaks)
-    }
-
     /// The agent sends a frame, where nothing is between.
     pub(super) fn send(&mut self, frame: BusFrame) {
         self.vehicle.handle_frame(self.now_us, &frame);

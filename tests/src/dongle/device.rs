@@ -91,8 +91,6 @@ pub struct Device {
     spy: LinkDecoder,
     session: u32,
     dice: Dice,
-    /// Stretches of time in which something happened that may lose frames uncounted, until the agent has read what came before.
-    pub(super) breaks: Vec<(u64, u64)>,
 }
 
 impl Device {
@@ -111,7 +109,6 @@ impl Device {
             spy: LinkDecoder::new(),
             session: 0,
             dice: Dice::new(seed),
-            breaks: Vec::new(),
         }
     }
 
@@ -161,32 +158,26 @@ impl Device {
             Fault::StallUp { for_us } => self.up.stalled_until_us = until(for_us),
             Fault::StallDown { for_us } => self.down.stalled_until_us = until(for_us),
             Fault::DongleBusy { for_us } => self.busy_until_us = until(for_us),
-            Fault::AgentBusy { for_us } => {
-                self.kernel.busy_until_us = until(for_us);
-                // What came before a break is read behind it.
-                let open = self.breaks.iter_mut().filter(|(_, end_us)| now_us <= *end_us);
-                open.for_each(|(_, end_us)| *end_us = until(for_us).max(*end_us));
-            }
+            Fault::AgentBusy { for_us } => self.kernel.busy_until_us = until(for_us),
             Fault::Forged { commands } => self.forge(commands),
-            Fault::Reset { for_us } => self.switch_off(now_us, until(for_us)),
+            Fault::Reset { for_us } => self.switch_off(until(for_us)),
             Fault::Unplug { for_us, keeps_power } => {
-                self.unplug(now_us, until(for_us));
+                self.unplug(until(for_us));
                 if !keeps_power {
-                    self.switch_off(now_us, until(for_us));
+                    self.switch_off(until(for_us));
                 }
             }
         }
     }
 
-    fn switch_off(&mut self, now_us: u64, until_us: u64) {
+    fn switch_off(&mut self, until_us: u64) {
         self.past = self.past();
         self.shell = None;
         self.past.starts += 1;
         self.boots_us = self.boots_us.max(until_us + BOOT_US);
-        self.breaks.push((now_us, self.boots_us.max(self.kernel.busy_until_us)));
     }
 
-    fn unplug(&mut self, now_us: u64, until_us: u64) {
+    fn unplug(&mut self, until_us: u64) {
         let kernel = &mut self.kernel;
         (kernel.is_plugged, kernel.is_open) = (false, false);
         kernel.plugged += 1;
@@ -194,7 +185,6 @@ impl Device {
         kernel.from_agent.clear();
         let until_us = self.replug_us.map_or(until_us, |at_us| at_us.max(until_us));
         self.replug_us = Some(until_us);
-        self.breaks.push((now_us, until_us));
     }
 
     /// Well-made commands to send frames: a dongle that listens only is not to be talked into it.

@@ -221,6 +221,57 @@ fn a_reset_is_reported_and_the_dongle_configured_again() {
 }
 
 #[test]
+fn what_is_lost_while_the_line_is_closed_is_counted_when_it_is_open_again() {
+    let request = CanFrame::new(0, BusIndex(3), CanId::Standard(0x7DF), &[2, 1, 0]).unwrap();
+    let mut pair = Pair::new(ASK);
+    pair.run(50);
+    (0..10).for_each(|number| pair.hear(number));
+    pair.run(50);
+    assert!(pair.session.transmit(&request));
+    (10..40).for_each(|number| pair.hear(number));
+    // In the middle of a packet.
+    let mut left = 30;
+    for _ in 0..50 {
+        let mut up = |mut bytes: Vec<u8>| {
+            bytes.truncate(left);
+            left -= bytes.len();
+            bytes
+        };
+        pair.turn(&mut up, &mut |_| vec![]);
+    }
+    pair.session.reopen(pair.now_us);
+    assert!(!pair.session.is_up() && !pair.session.is_hung(i64::MAX));
+    pair.run(20);
+    assert!(pair.session.is_up());
+    (40..50).for_each(|number| pair.hear(number));
+    pair.run(20);
+    assert_eq!(pair.numbers(), (0..10).chain(40..50).collect::<Vec<_>>());
+    let counters = pair.session.counters();
+    assert_eq!((counters.lost_on_line, counters.resets, counters.not_sent), (30, 0, 1));
+    assert_eq!((pair.sent.len(), counters.damaged), (0, 1), "nothing comes out of nowhere");
+    // Without power it starts anew, which is another thing.
+    pair.session.reopen(pair.now_us);
+    pair.reset();
+    pair.run(200);
+    assert_eq!((pair.session.counters().lost_on_line, pair.session.counters().resets), (30, 1));
+    assert!(pair.session.is_up());
+    // So it is where nobody hears it start, and it has numbered more since than it had before.
+    pair.session.reopen(pair.now_us);
+    pair.reset();
+    for number in 50..500 {
+        pair.hear(number);
+        pair.turn(&mut |_| vec![], &mut |bytes| bytes);
+    }
+    (0..10).for_each(|_| pair.turn(&mut |_| vec![], &mut |bytes| bytes));
+    pair.session.reopen(pair.now_us);
+    (500..510).for_each(|number| pair.hear(number));
+    pair.run(400);
+    assert_eq!(pair.numbers().split_off(20), (500..510).collect::<Vec<_>>());
+    assert_eq!((pair.session.counters().lost_on_line, pair.session.counters().resets), (30, 2));
+    assert!(pair.session.is_up());
+}
+
+#[test]
 fn a_frame_that_waited_in_its_controller_while_the_dongle_said_its_time_is_no_reset() {
     let mut pair = Pair::new(LISTEN);
     pair.run(20);
