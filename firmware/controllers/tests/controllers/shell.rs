@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use convoy_controllers::mcp2515::Crystal;
 use convoy_dongle::shell::{Machine, Shell};
-use convoy_dongle::{Board, QUEUE_BYTES_DEFAULT};
+use convoy_dongle::{Board, Dongle};
 use convoy_protocol::frame::{BusIndex, CanId};
 use convoy_protocol::link::records::records;
 use convoy_protocol::link::{
@@ -31,6 +31,8 @@ impl Machine for Time {
     }
 
     fn feed_watchdog(&mut self) {}
+
+    fn restart(&mut self) {}
 }
 
 #[derive(Default)]
@@ -132,7 +134,7 @@ impl Vehicle {
                 ),
                 Up::Ack { number, outcome } => self.acks.push((number, outcome)),
                 Up::Health(health) => self.health = Some(health),
-                Up::Hello(_) | Up::Pong { .. } => {}
+                Up::Hello(_) | Up::Pong { .. } | Up::Firmware(_) => {}
             }
         }
     }

@@ -205,7 +205,7 @@ proptest! {
             });
             kept.collect()
         };
-        let mut bad_up = bad.clone();
+        let mut bad_up = bad;
         prop_assert!(pair.session.update(image(Slot::B, (1, 0, 1), len, &key())));
         for _ in 0..25_000 {
             pair.turn(&mut bad_up, &mut bad);
