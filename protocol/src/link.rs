@@ -375,6 +375,26 @@ pub enum Outcome {
     FlashFailed,
 }
 
+impl Outcome {
+    /// For people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::ListenOnly => "the bus only listens",
+            Self::TooMany => "too many frames in a second",
+            Self::Busy => "the controller takes nothing now",
+            Self::NoSuchBus => "it has no such bus",
+            Self::Unsupported => "its board cannot do it, such as a bit rate without a divider",
+            Self::WrongImage => "the image is not for this board and slot, or does not fit",
+            Self::Older => "the image is older than the one that runs",
+            Self::OnTrial => "the image that runs is not confirmed yet",
+            Self::OutOfOrder => "it is not what comes next",
+            Self::Corrupt => "what arrived is not what was signed",
+            Self::FlashFailed => "its flash does not take it",
+        }
+    }
+}
+
 /// From the agent to the dongle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Down<'a> {

@@ -24,11 +24,11 @@ fn stuffed(body: &[u8]) -> Vec<u8> {
 }
 
 /// Version, session 0xDEADBEEF, sequence 0x0102, the message, CRC-32C little endian.
-fn link_packet(message: &[&str], crc: &str) -> Vec<u8> {
+pub(super) fn link_packet(message: &[&str], crc: &str) -> Vec<u8> {
     stuffed(&bytes(&[&["01", "efbeadde", "0201"], message, &[crc]].concat()))
 }
 
-fn assert_link<'m, M>(message: M, expected: &'m [u8], decoder: &'m mut LinkDecoder)
+pub(super) fn assert_link<'m, M>(message: M, expected: &'m [u8], decoder: &'m mut LinkDecoder)
 where
     M: serde::Serialize + serde::Deserialize<'m> + PartialEq + std::fmt::Debug,
 {

@@ -4,6 +4,7 @@
 
 mod damage;
 mod link_v01;
+mod link_v01_firmware;
 mod v01;
 
 /// The bytes of hex texts, one after the other.

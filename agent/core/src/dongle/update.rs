@@ -163,7 +163,7 @@ pub enum UpdateProgress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UpdateFailure {
     /// The dongle refused it.
-    #[error("the dongle refused it: {}", refusal(*.0))]
+    #[error("the dongle refused it: {}", .0.name())]
     Refused(Outcome),
     /// It started, and the old one was started again.
     #[error("the dongle went back to the firmware before: {}", went_back(*.0))]
@@ -171,18 +171,6 @@ pub enum UpdateFailure {
     /// The dongle started anew again and again.
     #[error("the dongle restarted in the midst of it {UPDATE_ATTEMPTS_MAX} times: is its supply steady?")]
     Restarts,
-}
-
-fn refusal(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::WrongImage => "it is not for this board and slot, or does not fit",
-        Outcome::Older => "it is older than the one that runs",
-        Outcome::OnTrial => "the one that runs is not confirmed yet; try again in a minute",
-        Outcome::Corrupt => "it is not what was signed when it had arrived; try again",
-        Outcome::FlashFailed => "its flash does not take it",
-        Outcome::Unsupported => "it takes no updates",
-        _ => "it was busy with something else; try again",
-    }
 }
 
 fn went_back(state: SlotState) -> &'static str {
