@@ -23,8 +23,11 @@ pub(crate) fn take_cause(rcc: &mut RCC) -> ResetCause {
     }
 }
 
+/// No interrupt runs any more. Were it nothing but the reset, the compiler would give [`crate::board::Machine`]'s restart the same body,
+/// and an image that cannot panic would look as if it could.
 #[panic_handler]
 fn panic(_: &PanicInfo<'_>) -> ! {
+    cortex_m::interrupt::disable();
     SCB::sys_reset()
 }
 

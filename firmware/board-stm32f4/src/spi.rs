@@ -29,11 +29,15 @@ type Device = ExclusiveDevice<Spi<SPI1>, gpioa::PA4<Output>, Wait>;
 /// A bus behind an MCP2515.
 pub type SpiBus = Mcp2515<Device, gpioc::PC4<Input>, Wait>;
 
-/// A closed bus.
-pub fn open(rest: Rest) -> SpiBus {
+/// A closed bus; `None` where the chip's clock is too slow to be divided.
+pub fn open(rest: Rest) -> Option<SpiBus> {
     let Rest { mut rcc, spi1, spi_pins: (sck, miso, mosi), select, interrupt, mut exti, syscfg, .. } = rest;
     let pins = (Some(sck.into_alternate().speed(Speed::High)), Some(miso), Some(mosi));
     let mode = Mode { polarity: Polarity::IdleLow, phase: Phase::CaptureOnFirstTransition };
+    // It panics otherwise, and no compiler knows what the clock is.
+    if rcc.clocks.pclk2() < CLOCK {
+        return None;
+    }
     let spi = Spi::new(spi1, pins, mode, CLOCK, &mut rcc);
     let select = select.into_push_pull_output_in_state(stm32f4xx_hal::gpio::PinState::High);
     let mut interrupt = interrupt.into_pull_up_input();
@@ -43,7 +47,7 @@ pub fn open(rest: Rest) -> SpiBus {
     // SAFETY: the main loop holds no lock that the handler waits for.
     unsafe { NVIC::unmask(Interrupt::EXTI4) };
     let Ok(device) = ExclusiveDevice::new(spi, select, Wait);
-    Mcp2515::new(device, interrupt, Wait, Crystal::Mhz16)
+    Some(Mcp2515::new(device, interrupt, Wait, Crystal::Mhz16))
 }
 
 /// The interrupt of PC4: it wakes the core, and the main loop looks at the pin.

@@ -13,7 +13,7 @@ use cortex_m_rt::entry;
 #[entry]
 fn main() -> ! {
     let Some(board::Started { machine, line, reset, rest }) = board::start() else { SCB::sys_reset() };
-    let mut bus = spi::open(rest);
+    let Some(mut bus) = spi::open(rest) else { SCB::sys_reset() };
     // The agent is told by the state of the bus.
     bus.open(BITRATE_DEFAULT, true);
     let about = Board { name: "stm32f405-mcp2515", firmware: (0, 1, 0), buses: 1, reset };
