@@ -48,6 +48,22 @@ pub struct Layout {
     pub slot_bytes: u32,
 }
 
+impl Layout {
+    /// The slot that all of `len` bytes lie in, from `offset` on, bytes from the flash's first one.
+    pub fn slot_of(&self, offset: u32, len: u32) -> Option<Slot> {
+        let end = offset.checked_add(len)?;
+        let is_in = |start: u32| start <= offset && end <= start.saturating_add(self.slot_bytes);
+        let [a, b] = self.offsets;
+        [(a, Slot::A), (b, Slot::B)].into_iter().find(|(start, _)| is_in(*start)).map(|(_, slot)| slot)
+    }
+
+    /// The slot that begins at `from` and ends at `to`, bytes from the flash's first one: what a board may erase.
+    pub fn whole_slot(&self, from: u32, to: u32) -> Option<Slot> {
+        let len = to.checked_sub(from).filter(|len| *len == self.slot_bytes)?;
+        self.slot_of(from, len)
+    }
+}
+
 /// A mark, by its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mark {

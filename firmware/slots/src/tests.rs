@@ -138,6 +138,42 @@ fn receive(flash: &mut FakeFlash, from: Slot, (header, image): &(ImageHeader, Ve
 }
 
 #[test]
+fn what_is_not_in_a_slot_or_crosses_its_end_belongs_to_none() {
+    let [a, b] = LAYOUT.offsets;
+    let end = b + SLOT_BYTES;
+    for (offset, len, expected) in [
+        (a, SLOT_BYTES, Some(Slot::A)),
+        (a + 4, SLOT_BYTES - 4, Some(Slot::A)),
+        (b - 1, 1, Some(Slot::A)),
+        (b, SLOT_BYTES, Some(Slot::B)),
+        (end - 4, 4, Some(Slot::B)),
+        (0, 4, None),
+        (a - 1, 2, None),
+        (a + 1, SLOT_BYTES, None),
+        (b - 4, 8, None),
+        (a, 2 * SLOT_BYTES, None),
+        (end, 1, None),
+        (end - 4, 8, None),
+        (b, u32::MAX, None),
+        (u32::MAX, 1, None),
+    ] {
+        assert_eq!(LAYOUT.slot_of(offset, len), expected, "{offset} {len}");
+    }
+}
+
+#[test]
+fn only_one_whole_slot_is_erased() {
+    let [a, b] = LAYOUT.offsets;
+    let end = b + SLOT_BYTES;
+    assert_eq!((LAYOUT.whole_slot(a, b), LAYOUT.whole_slot(b, end)), (Some(Slot::A), Some(Slot::B)));
+    for (from, to) in
+        [(0, a), (a, end), (a, b - 1), (a + 1, b), (a + 4, b + 4), (end, end + SLOT_BYTES), (b, a), (a, a)]
+    {
+        assert_eq!(LAYOUT.whole_slot(from, to), None, "{from} {to}");
+    }
+}
+
+#[test]
 fn an_update_is_tried_confirmed_and_replaced_by_the_next_one() {
     let mut flash = factory();
     let mut from = Slot::A;
