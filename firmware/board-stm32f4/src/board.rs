@@ -1,18 +1,21 @@
 //! The chip from reset to running: clocks, pins that both images have, watchdog, supply.
 
-use convoy_dongle::shell;
-use convoy_protocol::link::ResetCause;
+use convoy_dongle::UpdateAction;
+use convoy_dongle::shell::{self, carry_out};
+use convoy_protocol::link::{FirmwareInfo, FirmwareVersion, Outcome, ResetCause};
+use convoy_slots::{Slots, Update};
 use cortex_m::peripheral::{NVIC, SCB};
 use cortex_m::singleton;
 use heapless::spsc::Queue;
 use stm32f4xx_hal::gpio::{GpioExt, Speed};
 use stm32f4xx_hal::gpio::{gpioa, gpiob, gpioc};
 use stm32f4xx_hal::pac::{ADC_COMMON, ADC1, CAN1, EXTI, Interrupt, Peripherals, SPI1, SYSCFG};
-use stm32f4xx_hal::prelude::_fugit_ExtU32 as _;
 use stm32f4xx_hal::rcc::{Config, Enable, Rcc, RccExt, Reset};
 use stm32f4xx_hal::time::Hertz;
 use stm32f4xx_hal::watchdog::IndependentWatchdog;
 
+use crate::flash::Flash;
+use crate::layout::{LAYOUT, slot_at};
 use crate::line::{Line, QUEUE_BYTES};
 use crate::time::{self, Clock, TICK_US};
 
@@ -21,9 +24,6 @@ const CRYSTAL: Hertz = Hertz::MHz(8);
 /// The fastest of this chip; the buses of the peripherals get a quarter and half of it.
 const CORE: Hertz = Hertz::MHz(168);
 
-/// Longer than any wait in the program, by an oscillator that may be off by half.
-const WATCHDOG_MS: u32 = 2_000;
-
 /// The ADC's reference, millivolts, its largest value, and what the divider at PA0 takes away.
 const REFERENCE_MV: u32 = 3_300;
 const SAMPLE_MAX: u32 = 4_095;
@@ -31,7 +31,7 @@ const DIVIDER: u32 = 11;
 
 /// A started board, and what the two images use differently.
 pub struct Started {
-    /// Time, watchdog, supply.
+    /// Time, watchdog, supply, slots.
     pub machine: Machine,
     /// The agent's line.
     pub line: Line,
@@ -54,13 +54,13 @@ pub struct Rest {
     pub(crate) syscfg: SYSCFG,
 }
 
-/// Starts what the board needs; `None` if it was started before.
-pub fn start() -> Option<Started> {
+/// Starts what the board of that name needs; `None` if it was started before.
+pub fn start(name: &'static str) -> Option<Started> {
     let (peripherals, mut core) = (Peripherals::take()?, cortex_m::Peripherals::take()?);
     let received = singleton!(: Queue<u8, QUEUE_BYTES> = Queue::new())?;
     let transmitting = singleton!(: Queue<u8, QUEUE_BYTES> = Queue::new())?;
-    let mut watchdog = IndependentWatchdog::new(peripherals.IWDG);
-    watchdog.start(WATCHDOG_MS.millis());
+    // The boot loader started it.
+    let watchdog = IndependentWatchdog::new(peripherals.IWDG);
     let mut rcc = peripherals.RCC.constrain();
     let reset = crate::reset::take_cause(&mut rcc);
     let mut rcc = rcc.freeze(clocks());
@@ -88,7 +88,10 @@ pub fn start() -> Option<Started> {
         exti: peripherals.EXTI,
         syscfg: peripherals.SYSCFG,
     };
-    Some(Started { machine: Machine { clock: Clock::default(), watchdog, supply }, line, reset, rest })
+    let slots = Slots::new(Flash::new(peripherals.FLASH), LAYOUT);
+    let update = Update::new(slots, name, slot_at(time::ticks_us as *const () as usize));
+    let machine = Machine { clock: Clock::default(), watchdog, supply, update };
+    Some(Started { machine, line, reset, rest })
 }
 
 fn clocks() -> Config {
@@ -103,9 +106,15 @@ pub struct Machine {
     clock: Clock,
     watchdog: IndependentWatchdog,
     supply: Supply,
+    update: Update<Flash>,
 }
 
 impl Machine {
+    /// Of the image that runs.
+    pub fn version(&mut self) -> FirmwareVersion {
+        self.update.header().map_or((0, 0, 0), |header| header.version)
+    }
+
     /// The timer wakes the core before this time, microseconds since the start.
     pub(crate) fn next_tick_us(&mut self) -> u64 {
         self.clock.now_us().saturating_add(u64::from(TICK_US))
@@ -123,6 +132,14 @@ impl shell::Machine for Machine {
 
     fn supply_mv(&mut self) -> u16 {
         self.supply.mv()
+    }
+
+    fn firmware(&mut self) -> FirmwareInfo {
+        self.update.info()
+    }
+
+    fn update(&mut self, action: UpdateAction, payload: &[u8]) -> Outcome {
+        carry_out(&mut self.update, action, payload)
     }
 
     fn restart(&mut self) {

@@ -13,11 +13,25 @@
 //! | PH0, PH1 | an 8 MHz crystal |
 //! | others | [`can`] and [`spi`] |
 //!
+//! A board with a CAN controller of its own and one with an MCP2515 have names of their own, so that none takes the other's firmware.
+//! The flash holds a boot loader and two slots: [`layout`]. A new board gets two files of `cargo xtask firmware` by a probe, its boot
+//! loader at 0x0800_0000 and the first slot at 0x0802_0000, and every later firmware over the agent's line
+//! (`convoy-agent dongle update`, with `update.firmware`):
+//!
+//! ```text
+//! probe-rs download --chip STM32F405RG boot.elf
+//! probe-rs download --chip STM32F405RG --binary-format bin --base-address 0x08020000 factory.bin
+//! probe-rs reset --chip STM32F405RG
+//! ```
+//!
 //! QEMU's `netduinoplus2` runs the images with the feature `qemu` as far as the agent's line goes; it emulates no CAN controller.
 #![no_std]
 
 pub mod board;
+pub mod boot;
 pub mod can;
+mod flash;
+mod layout;
 pub mod line;
 mod reset;
 pub mod spi;
@@ -25,6 +39,11 @@ pub mod time;
 
 use convoy_dongle::Dongle;
 use convoy_dongle::shell::{Controller, Shell, Turn};
+
+/// Name of the board with the chip's own CAN controller.
+pub const BXCAN_NAME: &str = "stm32f405";
+/// Name of the board with an MCP2515.
+pub const MCP2515_NAME: &str = "stm32f405-mcp2515";
 
 /// A dongle with one bus.
 pub type Device<'d, C> = Shell<&'d mut Dongle, board::Machine, line::Line, C, 1>;

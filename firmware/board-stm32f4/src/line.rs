@@ -139,6 +139,10 @@ impl Write for Line {
 
     fn flush(&mut self) -> Result<(), Infallible> {
         while self.transmitting.len() > 0 {}
+        // SAFETY: reading the status changes nothing.
+        let usart = unsafe { &*USART1::ptr() };
+        // The last bytes have left the queue, not the chip.
+        while !usart.sr().read().tc().bit() {}
         Ok(())
     }
 }
