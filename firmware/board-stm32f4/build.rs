@@ -33,6 +33,8 @@ fn main() {
     println!("cargo::rustc-link-search={}", folder.display());
     // From cortex-m-rt; it asks for memory.x.
     println!("cargo::rustc-link-arg-bins=-Tlink.x");
+    // Pages have no meaning here; with them the linker puts its own header before a slot's image, where there is room for it.
+    println!("cargo::rustc-link-arg-bins=--nmagic");
 }
 
 /// The key as an expression of Rust.

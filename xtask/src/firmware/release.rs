@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use convoy_protocol::firmware::{IMAGE_OFFSET, ImageHeader};
 use convoy_protocol::link::FirmwareVersion;
 use ed25519_dalek::{Signer as _, SigningKey};
-use object::read::elf::{FileHeader as _, ProgramHeader as _};
+use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _};
 use object::{Endianness, elf};
 use sha2::{Digest as _, Sha512};
 
@@ -94,6 +94,13 @@ pub(super) fn write(
     for (index, program) in slots.into_iter().enumerate() {
         let bytes = std::fs::read(program).with_context(|| format!("read {}", program.display()))?;
         let image = Flat::read(&bytes).with_context(|| format!("{} is no image", program.display()))?;
+        let vectors = vectors_address(&bytes).with_context(|| format!("read {}", program.display()))?;
+        let begins = image.address;
+        ensure!(
+            begins == vectors,
+            "{} begins at {begins:#x}, its vectors at {vectors:#x}",
+            program.display()
+        );
         let header = signer.header(board, version, &image)?.bytes();
         update.extend(header);
         update.extend(&image.bytes);
@@ -111,6 +118,16 @@ pub(super) fn write(
 
 fn save(path: &Path, bytes: &[u8]) -> Result<()> {
     std::fs::write(path, bytes).with_context(|| format!("write {}", path.display()))
+}
+
+/// Where the vectors of a program lie: it is started by them, so nothing may be before.
+fn vectors_address(bytes: &[u8]) -> Result<u32> {
+    let header = elf::FileHeader32::<Endianness>::parse(bytes)?;
+    let endian = header.endian()?;
+    let sections = header.sections(endian, bytes)?;
+    let (_, vectors) =
+        sections.section_by_name(endian, b".vector_table").context("its section .vector_table is missing")?;
+    Ok(vectors.sh_addr(endian))
 }
 
 /// The bytes of a program as they lie in memory.
@@ -201,6 +218,12 @@ mod tests {
         assert_eq!(flat, Flat { address: 0x100, bytes: vec![1, 2, 3, 255, 255, 255, 255, 255, 4, 5] });
         assert!(Flat::read(&program(&[(0x100, &[1, 2, 3]), (0x102, &[4])])).is_err());
         assert!(Flat::read(&program(&[])).is_err());
+    }
+
+    #[test]
+    fn a_program_without_vectors_is_no_image() {
+        let error = vectors_address(&program(&[(0x100, &[1, 2, 3])])).unwrap_err();
+        assert_eq!(error.to_string(), "its section .vector_table is missing");
     }
 
     #[test]
