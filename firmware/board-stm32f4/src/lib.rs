@@ -14,7 +14,7 @@
 //! | others | [`can`] and [`spi`] |
 //!
 //! A board with a CAN controller of its own and one with an MCP2515 have names of their own, so that none takes the other's firmware.
-//! The flash holds a boot loader and two slots: [`layout`]. A new board gets two files of `cargo xtask firmware` by a probe, its boot
+//! The flash holds a boot loader and two slots (`layout.rs`). A new board gets two files of `cargo xtask firmware` by a probe, its boot
 //! loader at 0x0800_0000 and the first slot at 0x0802_0000, and every later firmware over the agent's line
 //! (`convoy-agent dongle update`, with `update.firmware`):
 //!
