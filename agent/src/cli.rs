@@ -356,7 +356,7 @@ pub async fn dongle_update(line: SerialLine, file: &Path) -> ExitCode {
             return ExitCode::from(EXIT_NO_INPUT);
         }
     };
-    match dongle::update(line, &bytes).await {
+    match dongle::update(line, file, &bytes).await {
         Ok(version) => write_out(&format!("the dongle runs {version}, and it is confirmed\n")),
         Err(error) => no_dongle(&error),
     }
@@ -367,7 +367,7 @@ fn no_dongle(error: &DongleError) -> ExitCode {
     writeln!(io::stderr(), "{}", with_causes(error)).unwrap_or(());
     ExitCode::from(match error {
         DongleError::Line { .. } | DongleError::Silent { .. } => EXIT_UNAVAILABLE,
-        DongleError::File(_) | DongleError::NoImage(_) => EXIT_DATA,
+        DongleError::File { .. } | DongleError::NoImage(_) => EXIT_DATA,
         DongleError::Failed(_) | DongleError::Stuck => EXIT_NOT_UPDATED,
     })
 }

@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::path::Path;
 use std::time::Duration;
 
 use convoy_agent_core::dongle::{
@@ -10,7 +11,7 @@ use convoy_agent_core::dongle::{
     shown,
 };
 use convoy_protocol::frame::BusIndex;
-use convoy_protocol::link::{FirmwareInfo, Health, ResetCause, Slot};
+use convoy_protocol::link::{FirmwareInfo, Health, ResetCause, Slot, SlotState};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -48,8 +49,13 @@ pub enum DongleError {
         baud: u32,
     },
     /// The file is no firmware.
-    #[error(transparent)]
-    File(#[from] FirmwareFileError),
+    #[error("{file}: {error}")]
+    File {
+        /// Its path.
+        file: String,
+        /// What is wrong with it.
+        error: FirmwareFileError,
+    },
     /// Nothing in the file goes onto this dongle.
     #[error(transparent)]
     NoImage(#[from] NoImage),
@@ -172,8 +178,9 @@ pub async fn status(line: SerialLine, as_json: bool) -> Result<String, DongleErr
 ///
 /// # Errors
 /// When the firmware before still runs, and why.
-pub async fn update(line: SerialLine, file: &[u8]) -> Result<String, DongleError> {
-    let file = FirmwareFile::read(file)?;
+pub async fn update(line: SerialLine, path: &Path, file: &[u8]) -> Result<String, DongleError> {
+    let file = FirmwareFile::read(file)
+        .map_err(|error| DongleError::File { file: path.display().to_string(), error })?;
     let mut connection = Connection::open(line)?;
     connection.meet().await?;
     // What runs is confirmed before: it is what an update that fails falls back on.
@@ -270,8 +277,11 @@ fn table(session: &DongleSession) -> String {
             for slot in [Slot::A, Slot::B] {
                 let info = firmware.slot(slot);
                 let runs = if firmware.running == Some(slot) { ", runs" } else { "" };
-                let version = shown(info.version);
-                line(&format!("slot {}", slot.name()), format!("{version}, {}{runs}", info.state.name()));
+                let version = match info.state {
+                    SlotState::Empty => String::new(),
+                    _ => shown(info.version) + ", ",
+                };
+                line(&format!("slot {}", slot.name()), format!("{version}{}{runs}", info.state.name()));
             }
         }
     }
@@ -306,7 +316,7 @@ fn to_json(session: &DongleSession) -> Value {
             let info = firmware.slot(slot);
             json!({
                 "slot": slot.name(),
-                "version": shown(info.version),
+                "version": (info.state != SlotState::Empty).then(|| shown(info.version)),
                 "state": info.state.name(),
                 "runs": firmware.running == Some(slot),
             })

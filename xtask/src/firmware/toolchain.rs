@@ -18,6 +18,9 @@ const LINKER: &str = "lib/rustlib/x86_64-unknown-linux-gnu/bin/rust-lld";
 const SOURCES: &str = "usr/src";
 const SOURCES_UNUSED: [&str; 2] = ["compiler", "src"];
 
+/// The workspace's `rust-version`.
+const MINOR_MIN: u32 = 95;
+
 /// Where each is, ready to be started by its path.
 pub(super) struct Toolchain {
     pub(super) rustc: PathBuf,
@@ -31,6 +34,8 @@ pub(super) struct Toolchain {
 /// Says which step failed.
 pub(super) fn prepare() -> Result<Toolchain> {
     let folder = target_dir()?.join("tools/firmware");
+    // Before anything is fetched.
+    let linker = linker()?;
     let (rustc, qemu) = (folder.join("rustc"), folder.join("qemu-system-arm"));
     let preparation = Preparation {
         name: "the tools for firmware",
@@ -43,7 +48,26 @@ pub(super) fn prepare() -> Result<Toolchain> {
         unpacked.write_starter(&rustc, "rustc", &option("--sysroot", "usr"))?;
         unpacked.write_starter(&qemu, "qemu-system-arm", &option("-L", "usr/share/qemu"))
     })?;
-    Ok(Toolchain { rustc, linker: linker()?, qemu })
+    check_version(&rustc)?;
+    Ok(Toolchain { rustc, linker, qemu })
+}
+
+/// Debian's compiler must be no older than what the sources ask for.
+fn check_version(rustc: &Path) -> Result<()> {
+    let output =
+        command(rustc).arg("--version").output().with_context(|| format!("start {}", rustc.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let minor = minor_of(&text).with_context(|| format!("{text:?} is no version of rustc"))?;
+    ensure!(
+        minor >= MINOR_MIN,
+        "Debian's rustc-web is 1.{minor}, and the firmware asks for 1.{MINOR_MIN}: is the mirror of another release?"
+    );
+    Ok(())
+}
+
+/// "rustc 1.96.0 (...)": 96.
+fn minor_of(version: &str) -> Option<u32> {
+    version.strip_prefix("rustc 1.")?.split('.').next()?.parse().ok()
 }
 
 fn remove_unused_sources(sources: &Path) -> Result<()> {
@@ -65,4 +89,17 @@ fn linker() -> Result<PathBuf> {
     let linker = Path::new(sysroot.trim()).join(LINKER);
     ensure!(linker.exists(), "there is no {}: is this Rust from rustup?", linker.display());
     Ok(linker)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_minor_version_is_read_and_is_that_of_the_workspace() {
+        assert_eq!(minor_of("rustc 1.96.0 (ac68faa20 2026-05-25)\n"), Some(96));
+        assert_eq!(minor_of("clang 19"), None);
+        let manifest = std::fs::read_to_string(crate::command::workspace_root().join("Cargo.toml")).unwrap();
+        assert!(manifest.contains(&format!("rust-version = \"1.{MINOR_MIN}\"")));
+    }
 }
