@@ -157,6 +157,23 @@ fn a_full_packet_goes_at_once() {
 }
 
 #[test]
+fn four_thousand_full_frames_a_second_take_seven_tenths_of_a_line_of_one_megabit() {
+    let (mut dongle, _) = greeted::<QUEUE_BYTES_DEFAULT>();
+    let (day_us, mut sent) = (86_400_000_000, 0);
+    for at in 0..4_000 {
+        let now_us = day_us + at * 250;
+        dongle.handle_frame(now_us, BUS, ID, &[at as u8; 8]);
+        dongle.handle_timeout(now_us);
+        sent += dongle.poll_transmit().len();
+        dongle.handle_transmitted(dongle.poll_transmit().len());
+    }
+    let Health { frames, lost, .. } = dongle.health(day_us);
+    assert_eq!((frames + dongle.batch.frames(), lost), (4_000, 0));
+    // 10 bits a byte. A record has 15 bytes, and 14 of them share 23 bytes; a health record comes on top.
+    assert!((660_000..700_000).contains(&(sent * 10)), "{} bit", sent * 10);
+}
+
+#[test]
 fn a_dongle_greets_until_it_is_greeted_and_says_its_session() {
     let (mut dongle, mut host) = (Dongle::<QUEUE_BYTES_DEFAULT>::new(BOARD, 0), Host::default());
     for now_us in [0, HELLO_PERIOD_US - 1, HELLO_PERIOD_US] {
