@@ -368,7 +368,7 @@ fn no_dongle(error: &DongleError) -> ExitCode {
     ExitCode::from(match error {
         DongleError::Line { .. } | DongleError::Silent { .. } => EXIT_UNAVAILABLE,
         DongleError::File { .. } | DongleError::NoImage(_) => EXIT_DATA,
-        DongleError::Failed(_) | DongleError::Stuck => EXIT_NOT_UPDATED,
+        DongleError::Failed(_) | DongleError::Lost(_) | DongleError::Stuck => EXIT_NOT_UPDATED,
     })
 }
 

@@ -11,10 +11,10 @@ use convoy_agent_core::dongle::{
     shown,
 };
 use convoy_protocol::frame::BusIndex;
-use convoy_protocol::link::{FirmwareInfo, Health, ResetCause, Slot, SlotState};
+use convoy_protocol::link::{FirmwareInfo, Health, Outcome, ResetCause, Slot, SlotState};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_serial::{SerialPortBuilderExt as _, SerialStream};
 
 use crate::live::SerialLine;
@@ -26,6 +26,11 @@ const ADVANCES_WITHIN: Duration = Duration::from_secs(90);
 /// Taking what is sent.
 const IO_WITHIN: Duration = Duration::from_secs(2);
 const READ_BYTES: usize = 4_096;
+/// Between two looks at the session.
+const TICK_MIN: Duration = Duration::from_millis(2);
+const TICK_MAX: Duration = Duration::from_secs(1);
+/// Between two attempts to open a line again.
+const REOPEN_EVERY: Duration = Duration::from_millis(200);
 
 /// Why there is nothing to tell of a dongle.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +67,9 @@ pub enum DongleError {
     /// The old firmware still runs.
     #[error(transparent)]
     Failed(#[from] UpdateFailure),
+    /// The line failed on the way.
+    #[error("{0}; the firmware before runs on, or is started again by itself")]
+    Lost(Box<DongleError>),
     /// It went no further.
     #[error(
         "the update got no further for {} s: the firmware before runs on, or is started again by itself",
@@ -91,9 +99,8 @@ struct Connection {
 
 impl Connection {
     fn open(line: SerialLine) -> Result<Self, DongleError> {
-        let stream = tokio_serial::new(line.path.to_string_lossy(), line.baud).open_native_async();
-        let stream = stream.map_err(|error| fault(&line, error.into()))?;
-        // Its bus is left as it is, and nothing is sent there.
+        let stream = open(&line)?;
+        // Its bus listens, at the board's rate.
         let options = DongleOptions { bitrate: None, listen_only: true, sends_per_s_max: 0 };
         let session = getrandom::u32().map_err(|error| fault(&line, io::Error::other(error)))?;
         let session = DongleSession::new(options, BusIndex(0), session, 0);
@@ -123,7 +130,8 @@ impl Connection {
                 return Ok(false);
             }
             let due_us = self.session.poll_timeout().unwrap_or(i64::MAX).saturating_sub(self.now_us());
-            let due = Duration::from_micros(u64::try_from(due_us).unwrap_or(0)).min(Duration::from_secs(1));
+            // A dongle that hangs is due for ever.
+            let due = Duration::from_micros(u64::try_from(due_us).unwrap_or(0)).clamp(TICK_MIN, TICK_MAX);
             let mut bytes = [0; READ_BYTES];
             tokio::select! {
                 read = AsyncReadExt::read(&mut self.stream, &mut bytes) => {
@@ -137,6 +145,41 @@ impl Connection {
                     self.session.handle_bytes(now_us, now_us, received, |_| {});
                 }
                 () = sleep_until((Instant::now() + due).min(until)) => {}
+            }
+        }
+    }
+
+    /// Until an update has ended; a line that goes with the dongle's restart is opened again.
+    async fn follow(&mut self, told: &mut Told) -> Result<(), DongleError> {
+        loop {
+            let progress = self.session.update_progress();
+            match progress {
+                Some(UpdateProgress::Done) => return Ok(()),
+                Some(UpdateProgress::Failed(failure)) => return Err(failure.into()),
+                Some(progress) => told.tell(&progress),
+                None => {}
+            }
+            let until = Instant::now() + ADVANCES_WITHIN;
+            match self.run(until, |session| session.update_progress() != progress).await {
+                Ok(true) => {}
+                Ok(false) => return Err(DongleError::Stuck),
+                Err(_) if progress == Some(UpdateProgress::Restarting) => self.reopen(until).await?,
+                Err(error) => return Err(DongleError::Lost(Box::new(error))),
+            }
+        }
+    }
+
+    async fn reopen(&mut self, until: Instant) -> Result<(), DongleError> {
+        loop {
+            sleep(REOPEN_EVERY).await;
+            match open(&self.line) {
+                Ok(stream) => {
+                    self.stream = stream;
+                    self.session.reopen(self.now_us());
+                    return Ok(());
+                }
+                Err(error) if Instant::now() >= until => return Err(DongleError::Lost(Box::new(error))),
+                Err(_) => {}
             }
         }
     }
@@ -155,6 +198,16 @@ impl Connection {
     }
 }
 
+fn open(line: &SerialLine) -> Result<SerialStream, DongleError> {
+    let opened = tokio_serial::new(line.path.to_string_lossy(), line.baud).open_native_async();
+    opened.map_err(|error| {
+        // What another process has is no device for the library, nor for it what is not there.
+        let is_taken = error.kind() == tokio_serial::ErrorKind::NoDevice && line.path.exists();
+        let error = if is_taken { io::ErrorKind::ResourceBusy.into() } else { error.into() };
+        fault(line, error)
+    })
+}
+
 fn fault(line: &SerialLine, error: io::Error) -> DongleError {
     DongleError::Line { line: line.path.display().to_string(), error }
 }
@@ -165,6 +218,7 @@ fn fault(line: &SerialLine, error: io::Error) -> DongleError {
 /// When none answers.
 pub async fn status(line: SerialLine, as_json: bool) -> Result<String, DongleError> {
     let mut connection = Connection::open(line)?;
+    connection.session = connection.session.only_looking();
     connection.meet().await?;
     let session = &connection.session;
     if as_json {
@@ -188,7 +242,9 @@ pub async fn update(line: SerialLine, path: &Path, file: &[u8]) -> Result<String
     let is_confirmed = |session: &DongleSession| {
         session.has_no_slots() || session.firmware().is_some_and(|firmware| !firmware.is_on_trial())
     };
-    connection.run(until, is_confirmed).await?;
+    if !connection.run(until, is_confirmed).await? {
+        return Err(UpdateFailure::Refused(Outcome::OnTrial).into());
+    }
     let session = &connection.session;
     let board = session.description().map(|description| description.board.clone()).unwrap_or_default();
     let firmware = session.firmware().copied().unwrap_or(FirmwareInfo::NONE);
@@ -196,28 +252,9 @@ pub async fn update(line: SerialLine, path: &Path, file: &[u8]) -> Result<String
     let version = shown(image.header.version);
     connection.session.update(image);
     let mut told = Told::new();
-    let mut before = None;
-    loop {
-        let progress = connection.session.update_progress();
-        match progress {
-            Some(UpdateProgress::Done) => {
-                told.end();
-                return Ok(version);
-            }
-            Some(UpdateProgress::Failed(failure)) => {
-                told.end();
-                return Err(failure.into());
-            }
-            Some(progress) => told.tell(&progress),
-            None => {}
-        }
-        before = progress.or(before);
-        let until = Instant::now() + ADVANCES_WITHIN;
-        if !connection.run(until, |session| session.update_progress() != before).await? {
-            told.end();
-            return Err(DongleError::Stuck);
-        }
-    }
+    let ended = connection.follow(&mut told).await;
+    told.end();
+    ended.map(|()| version)
 }
 
 /// Progress for people: a line that is written anew on a terminal, and now and then one elsewhere.
@@ -239,16 +276,17 @@ impl Told {
             }
             _ => (11, "sent; the dongle starts it, and goes back if it does not work".to_owned()),
         };
+        let before = self.tenths.replace(tenths);
         if self.is_terminal {
             // Nobody is left to tell when it is closed.
             write!(io::stderr(), "\r{text}\x1b[K").unwrap_or(());
-        } else if self.tenths.replace(tenths) != Some(tenths) {
+        } else if before != Some(tenths) {
             writeln!(io::stderr(), "{text}").unwrap_or(());
         }
     }
 
     fn end(&self) {
-        if self.is_terminal {
+        if self.is_terminal && self.tenths.is_some() {
             writeln!(io::stderr()).unwrap_or(());
         }
     }

@@ -164,6 +164,7 @@ pub struct DongleSession {
     firmware_asked: u32,
     /// What runs was confirmed, or is to be.
     is_confirmed: bool,
+    only_looks: bool,
     update: Option<Update>,
     counters: DongleCounters,
 }
@@ -202,9 +203,16 @@ impl DongleSession {
             firmware: None,
             firmware_asked: 0,
             is_confirmed: false,
+            only_looks: false,
             update: None,
             counters: DongleCounters::default(),
         }
+    }
+
+    /// Leaves everything as it is: buses, filters, and an image that is on trial.
+    pub fn only_looking(mut self) -> Self {
+        self.only_looks = true;
+        self
     }
 
     /// Its line was opened again: the dongle is greeted anew, and what it says next tells what was lost meanwhile. `now_us` goes on
@@ -294,14 +302,17 @@ impl DongleSession {
         self.next_order(now_us);
         if self.ping_due_us <= now_us {
             self.ping_due_us = now_us.saturating_add(PING_EVERY_US);
+            if self.firmware.is_none() {
+                self.ask_firmware();
+            } else if !self.orders.contains(&Order::Confirm) {
+                // What is not confirmed by now is tried again.
+                self.is_confirmed = false;
+            }
             // A dongle that sleeps is left alone.
             if !self.health.is_some_and(|health| health.sleeps) {
                 self.nonce = self.nonce.wrapping_add(1);
                 self.unanswered_us.get_or_insert(now_us);
                 self.send(&Down::Ping { nonce: self.nonce });
-                if self.firmware.is_none() {
-                    self.ask_firmware();
-                }
             }
         }
     }
@@ -471,8 +482,10 @@ impl DongleSession {
         let dropped =
             self.running.take().map(|running| running.order).into_iter().chain(self.orders.drain(..));
         self.counters.not_sent += dropped.filter(|order| matches!(order, Order::Send(..))).count() as u64;
-        self.orders.push_back(Order::Mode);
-        self.order_filters();
+        if !self.only_looks {
+            self.orders.push_back(Order::Mode);
+            self.order_filters();
+        }
         self.ping_due_us = now_us;
         self.begin_firmware();
         self.next_order(now_us);
@@ -549,7 +562,7 @@ impl DongleSession {
             ) if outcome != Outcome::Busy => {
                 self.handle_update_outcome(outcome);
             }
-            (outcome, Order::Confirm) if outcome != Outcome::Busy => self.handle_confirmed(),
+            (outcome, Order::Confirm) if outcome != Outcome::Busy => self.handle_confirmed(outcome),
             (Outcome::Done, _) => {}
             // Its driver is at something else.
             (Outcome::Busy, order) if !matches!(order, Order::Send(..)) => {

@@ -1,6 +1,6 @@
 //! Time, watchdog and slots.
 
-use convoy_board_lm3s6965::flash::{self, Flash};
+use convoy_board_lm3s6965::flash::Flash;
 use convoy_board_lm3s6965::layout::{LAYOUT, NAME, slot_of};
 use convoy_board_lm3s6965::{restart, watchdog};
 use convoy_dongle::UpdateAction;
@@ -20,7 +20,7 @@ impl Rest {
     /// Of a program of which something is at `address`. The clock is there once, and so is this.
     pub(crate) fn new(clock: Clock, address: usize) -> Self {
         // SAFETY: the only one of this program.
-        let flash = unsafe { flash::take() };
+        let flash = unsafe { Flash::take() };
         Self { clock, update: Update::new(Slots::new(flash, LAYOUT), NAME, slot_of(address)) }
     }
 

@@ -22,11 +22,14 @@ enum Kept {
     Asked = 1,
 }
 
-/// Whether power failed since the slots were filled; they count as filled from now on.
+/// Whether power failed since the slots were filled.
 pub fn has_lost_power() -> bool {
-    let has_lost = read(Kept::Filled) != FILLED;
+    read(Kept::Filled) != FILLED
+}
+
+/// The slots are filled.
+pub fn slots_are_filled() {
     write(Kept::Filled, FILLED);
-    has_lost
 }
 
 /// Resets the board.

@@ -22,6 +22,7 @@ pub(crate) const TRANSMIT_BYTES: usize = 16;
 const DATA: Offset = Offset::new(0x000);
 const DATA_OVERRUN: u32 = 1 << 11;
 const FLAGS: Offset = Offset::new(0x018);
+const BUSY: u32 = 1 << 3;
 const RECEIVE_EMPTY: u32 = 1 << 4;
 const TRANSMIT_EMPTY: u32 = 1 << 7;
 const DIVISOR_INTEGER: Offset = Offset::new(0x024);
@@ -192,7 +193,8 @@ impl Write for Line {
     }
 
     fn flush(&mut self) -> Result<(), Infallible> {
-        while !self.has_room() {}
+        // The last byte is out when the transmitter rests, not when it is fetched.
+        while !self.has_room() || self.port.registers.read(FLAGS) & BUSY != 0 {}
         Ok(())
     }
 }

@@ -248,7 +248,7 @@ impl<const QUEUE_BYTES: usize> Dongle<QUEUE_BYTES> {
 
     /// May the board sleep now, until a frame or a byte comes? Everything was sent.
     pub fn may_sleep(&self) -> bool {
-        self.sleeps && self.queue.is_empty()
+        self.sleeps && self.queue.is_empty() && !self.firmware.is_on_trial()
     }
 
     /// The next bytes for the agent, as far as they lie together; empty when there are none. Packets may be cut anywhere: the link

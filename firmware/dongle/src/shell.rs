@@ -167,7 +167,8 @@ where
             let _ = self.line.flush();
             self.machine.restart();
         }
-        if !is_sent || has_worked {
+        // What is due may have begun something.
+        if !is_sent || has_worked || self.dongle.poll_action().is_some() {
             return Turn::Worked;
         }
         self.dongle.poll_timeout().map_or(Turn::Idle, Turn::IdleUntil)

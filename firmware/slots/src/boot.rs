@@ -50,19 +50,19 @@ impl<F: NorFlash> Slots<F> {
         ranks.sort_unstable_by(|(one, _), (other, _)| other.cmp(one));
         for (rank, slot) in ranks {
             let Some(rank) = rank else { continue };
+            if rank == Rank::OnTrial {
+                let tries = self.marks(slot).map_or(TRIES_MAX, |marks| marks.tries());
+                // Without the mark it would be tried for ever. Before it is looked at, since who sent it chose what that meets.
+                if self.set(slot, Mark::Started(tries), &SET).is_err() {
+                    continue;
+                }
+            }
             if self.look_over(slot, board, key).is_err() {
                 // A slot that was good before may be again: reading failed.
                 if rank == Rank::OnTrial {
                     let _ = self.set(slot, Mark::Refused, &SET);
                 }
                 continue;
-            }
-            if rank == Rank::OnTrial {
-                let tries = self.marks(slot).map_or(TRIES_MAX, |marks| marks.tries());
-                // Without the mark it would be tried for ever.
-                if self.set(slot, Mark::Started(tries), &SET).is_err() {
-                    continue;
-                }
             }
             return Some(Start { slot, address: self.address(slot) });
         }

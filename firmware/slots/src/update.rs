@@ -54,11 +54,11 @@ impl<F: NorFlash> Update<F> {
         let Some(header) = ImageHeader::read(header).ok().filter(|_| header.len() == HEADER_BYTES) else {
             return Outcome::WrongImage;
         };
-        if !self.slots.is_for(&header, other, self.board) {
-            return Outcome::WrongImage;
-        }
         if self.info().is_on_trial() {
             return Outcome::OnTrial;
+        }
+        if !self.slots.is_for(&header, other, self.board) {
+            return Outcome::WrongImage;
         }
         if self.header().is_some_and(|running| header.version < running.version) {
             return Outcome::Older;

@@ -1,17 +1,18 @@
 //! Another firmware for the emulated board: over the link, through its boot loader, and back again where it does not work.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use convoy_agent_core::dongle::{FirmwareFile, Image, UpdateFailure, UpdateProgress};
 use convoy_protocol::firmware::ImageHeader;
 use convoy_protocol::frame::CanId;
-use convoy_protocol::link::{FirmwareVersion, ResetCause, Slot, SlotState};
+use convoy_protocol::link::{FirmwareVersion, LinkDecoder, ResetCause, Slot, SlotState, Up};
 use ed25519_dalek::{Signer as _, SigningKey};
 use serde_json::Value;
 use sha2::{Digest as _, Sha512};
 
-use crate::agent::{Agent, whole};
+use crate::agent::{Agent, Way, whole};
 use crate::machine::{Machine, firmware, told};
 use crate::process::agent_program;
 
@@ -182,8 +183,19 @@ fn an_image_that_nobody_hears_is_given_up_and_the_one_before_runs_again() {
     // It has said that it started; what it has not said yet is how it does.
     agent.run(&mut machine, &mut whole(), |agent| agent.session.counters().resets > 0);
     assert_eq!(agent.session.update_progress(), Some(UpdateProgress::Restarting));
-    // Its line is dead for longer than it has.
-    agent.run_for(&mut machine, &mut |_, _| Vec::new(), std::time::Duration::from_secs(33));
+    // Its line is dead until it starts again, which its greetings tell: nobody answers them.
+    let (mut decoder, mut uptime_us) = (LinkDecoder::new(), 0);
+    let starts = Cell::new(0);
+    let mut dead = |bytes: Vec<u8>, way: Way| {
+        for byte in bytes.into_iter().filter(|_| way == Way::ToAgent) {
+            if let Some(Up::Hello(info)) = decoder.push(byte).and_then(|packet| packet.message()) {
+                starts.set(starts.get() + u32::from(info.uptime_us < uptime_us));
+                uptime_us = info.uptime_us;
+            }
+        }
+        Vec::new()
+    };
+    agent.run(&mut machine, &mut dead, |_| starts.get() > 0);
     agent.run(&mut machine, &mut whole(), is_over);
     let went_back = UpdateProgress::Failed(UpdateFailure::WentBack(SlotState::GivenUp));
     assert_eq!(agent.session.update_progress(), Some(went_back));

@@ -30,7 +30,7 @@ pub(super) struct Pair {
     started_us: i64,
     frames: Vec<CanFrame>,
     sent: Vec<(CanId, Vec<u8>)>,
-    opened: Vec<(u32, bool)>,
+    pub(super) opened: Vec<(u32, bool)>,
     /// Where it has any.
     pub(super) slots: Option<Update<Memory>>,
     /// Starts of its boot loader.

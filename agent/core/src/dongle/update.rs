@@ -10,7 +10,9 @@ use super::{DongleSession, Order};
 
 /// The dongle is asked for its slots so often; one that does not answer has none.
 pub const FIRMWARE_ASKED_MAX: u32 = 5;
-/// Updates that begin anew, since the dongle restarted in their midst, at most.
+/// After that, one question in so many pings.
+const ASKED_SELDOM: u32 = 8;
+/// Attempts of an update that a restart of the dongle, or another greeting, interrupts.
 pub const UPDATE_ATTEMPTS_MAX: u32 = 3;
 
 /// A file with images: one for each slot.
@@ -168,9 +170,11 @@ pub enum UpdateFailure {
     /// It started, and the old one was started again.
     #[error("the dongle went back to the firmware before: {}", went_back(*.0))]
     WentBack(SlotState),
-    /// The dongle started anew again and again.
-    #[error("the dongle restarted in the midst of it {UPDATE_ATTEMPTS_MAX} times: is its supply steady?")]
-    Restarts,
+    /// Something came between again and again.
+    #[error(
+        "it was interrupted {UPDATE_ATTEMPTS_MAX} times: is the dongle's supply steady, and is its line used by another?"
+    )]
+    Interrupted,
 }
 
 fn went_back(state: SlotState) -> &'static str {
@@ -201,10 +205,15 @@ pub(super) struct Update {
     phase: Phase,
     sent: usize,
     attempts: u32,
+    /// The dongle was greeted anew: how far it is, its slots tell.
+    is_unsure: bool,
 }
 
 impl Update {
     fn order(&self) -> Option<Order> {
+        if self.is_unsure {
+            return None;
+        }
         match self.phase {
             Phase::Begin => Some(Order::UpdateBegin { header: self.image.header.bytes().to_vec() }),
             Phase::Data => {
@@ -237,6 +246,40 @@ impl Update {
         };
     }
 
+    /// What the slots say of it.
+    fn handle_firmware(&mut self, firmware: &FirmwareInfo) {
+        let was_unsure = std::mem::take(&mut self.is_unsure);
+        let Some(running) = firmware.running.filter(|_| self.is_under_way()) else { return };
+        let theirs = firmware.slot(self.slot);
+        let is_ours = theirs.version == self.image.header.version;
+        if running == self.slot {
+            self.phase = match theirs.state {
+                SlotState::Confirmed if is_ours => Phase::Done,
+                // Its end was answered, and the answer lost.
+                _ if is_ours => Phase::Restarting,
+                _ => Phase::Failed(UpdateFailure::Refused(Outcome::WrongImage)),
+            };
+        } else if was_unsure {
+            let is_ready = is_ours && theirs.state == SlotState::Ready;
+            match self.phase {
+                Phase::End | Phase::Restart | Phase::Restarting if is_ready => self.again(Phase::Restart),
+                Phase::Restart | Phase::Restarting => {
+                    self.phase = Phase::Failed(UpdateFailure::WentBack(theirs.state));
+                }
+                _ => {
+                    self.sent = 0;
+                    self.again(Phase::Begin);
+                }
+            }
+        }
+    }
+
+    fn again(&mut self, phase: Phase) {
+        self.attempts += 1;
+        let is_over = self.attempts > UPDATE_ATTEMPTS_MAX;
+        self.phase = if is_over { Phase::Failed(UpdateFailure::Interrupted) } else { phase };
+    }
+
     fn is_under_way(&self) -> bool {
         !matches!(self.phase, Phase::Done | Phase::Failed(_))
     }
@@ -262,7 +305,8 @@ impl DongleSession {
         let slot = self.firmware.as_ref().and_then(|firmware| firmware.running).map(Slot::other);
         let is_free = self.update.as_ref().is_none_or(|update| !update.is_under_way());
         let Some(slot) = slot.filter(|_| is_free) else { return false };
-        self.update = Some(Update { image, slot, phase: Phase::Begin, sent: 0, attempts: 1 });
+        self.update =
+            Some(Update { image, slot, phase: Phase::Begin, sent: 0, attempts: 1, is_unsure: false });
         true
     }
 
@@ -304,47 +348,30 @@ impl DongleSession {
         self.firmware_asked = 0;
         self.is_confirmed = false;
         self.ask_firmware();
-        let Some(update) = &mut self.update else { return };
-        match update.phase {
-            // The answer was lost with the session.
-            Phase::Restart => update.phase = Phase::Restarting,
-            Phase::Begin | Phase::Data | Phase::End if update.attempts >= UPDATE_ATTEMPTS_MAX => {
-                update.phase = Phase::Failed(UpdateFailure::Restarts);
-            }
-            Phase::Begin | Phase::Data | Phase::End => {
-                (update.phase, update.sent) = (Phase::Begin, 0);
-                update.attempts += 1;
-            }
-            Phase::Restarting | Phase::Done | Phase::Failed(_) => {}
+        if let Some(update) = &mut self.update {
+            update.is_unsure = update.is_under_way();
         }
     }
 
-    /// Asks again while there is no answer, and after what changes it.
+    /// Asks while there is no answer; one that never answers is not asked as often.
     pub(super) fn ask_firmware(&mut self) {
-        if self.firmware_asked < FIRMWARE_ASKED_MAX {
-            self.firmware_asked += 1;
+        if self.firmware_asked < FIRMWARE_ASKED_MAX || self.firmware_asked.is_multiple_of(ASKED_SELDOM) {
             self.send(&Down::AskFirmware);
         }
+        self.firmware_asked = self.firmware_asked.saturating_add(1);
     }
 
     pub(super) fn handle_firmware(&mut self, firmware: FirmwareInfo) {
         self.firmware = Some(firmware);
-        let Some(update) = &mut self.update else { return };
-        if !matches!(update.phase, Phase::Restarting) {
-            return;
-        }
-        let Some(running) = firmware.running else { return };
-        if running != update.slot {
-            update.phase = Phase::Failed(UpdateFailure::WentBack(firmware.slot(update.slot).state));
-        } else if firmware.slot(running).state == SlotState::Confirmed {
-            update.phase = Phase::Done;
+        if let Some(update) = &mut self.update {
+            update.handle_firmware(&firmware);
         }
     }
 
     /// Confirms an image that is greeted, has opened its bus as it was told, and has said how it is.
     pub(super) fn confirm_what_works(&mut self) {
         let Some(firmware) = &self.firmware else { return };
-        let state = firmware.running.map(|slot| firmware.slot(slot).state);
+        let state = firmware.running.map(|slot| firmware.slot(slot).state).filter(|_| !self.only_looks);
         let is_unconfirmed = matches!(state, Some(SlotState::Ready | SlotState::Tried | SlotState::GivenUp));
         if is_unconfirmed && !self.is_confirmed && self.is_up() && self.health.is_some() {
             self.is_confirmed = true;
@@ -352,8 +379,9 @@ impl DongleSession {
         }
     }
 
-    /// It was confirmed, or could not be.
-    pub(super) fn handle_confirmed(&mut self) {
+    /// It was confirmed, or could not be: its slots tell, and it is tried again.
+    pub(super) fn handle_confirmed(&mut self, outcome: Outcome) {
+        self.counters.refused += u64::from(outcome != Outcome::Done);
         // Until it says so, nobody knows.
         self.firmware = None;
         self.firmware_asked = 0;

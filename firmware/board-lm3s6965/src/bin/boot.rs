@@ -2,7 +2,7 @@
 #![no_std]
 #![no_main]
 
-use convoy_board_lm3s6965::flash;
+use convoy_board_lm3s6965::flash::Flash;
 use convoy_board_lm3s6965::layout::{LAYOUT, NAME};
 use convoy_board_lm3s6965::{restart, watchdog};
 use convoy_slots::{Slots, Start};
@@ -20,9 +20,10 @@ fn main() -> ! {
     // An image that hangs does so until here is started again.
     watchdog::start();
     // SAFETY: the only one of this program.
-    let mut flash = unsafe { flash::take() };
+    let mut flash = unsafe { Flash::take() };
     if restart::has_lost_power() {
-        flash::fill(&mut flash);
+        flash.fill();
+        restart::slots_are_filled();
     }
     let start =
         VerifyingKey::from_bytes(&KEY).ok().and_then(|key| Slots::new(flash, LAYOUT).choose(NAME, &key));

@@ -5,7 +5,7 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use proptest::prelude::*;
 
 use super::super::tests::Pair;
-use super::super::{DongleOptions, HUNG_AFTER_US};
+use super::super::{BusIndex, DongleOptions, HUNG_AFTER_US};
 use super::*;
 
 /// What the tests of the session have in place of flash, too.
@@ -117,11 +117,65 @@ fn a_restart_in_the_midst_begins_it_anew_and_a_third_one_ends_it() {
             pair.run(1);
         }
     }
-    let failed = UpdateProgress::Failed(UpdateFailure::Restarts);
+    let failed = UpdateProgress::Failed(UpdateFailure::Interrupted);
     assert_eq!(pair.session.update_progress(), Some(failed));
     assert!(pair.session.update(image(Slot::B, (1, 0, 1), 3_000, &key())));
     pair.run(2_000);
     assert_eq!(pair.session.update_progress(), Some(UpdateProgress::Done));
+}
+
+fn is_ready(pair: &mut Pair) -> bool {
+    pair.slots.as_mut().unwrap().info().slot(Slot::B).state == SlotState::Ready
+}
+
+#[test]
+fn a_start_before_the_last_part_was_answered_is_the_new_image_and_no_failure() {
+    let mut pair = pair();
+    assert!(pair.session.update(image(Slot::B, (1, 0, 1), 3_000, &key())));
+    while pair.session.update_progress() != Some(UpdateProgress::Sending { sent: 3_000, of: 3_000 }) {
+        pair.run(1);
+    }
+    // The answer to the end is on its way when power fails.
+    while !is_ready(&mut pair) {
+        pair.turn(&mut |_| Vec::new(), &mut |bytes| bytes);
+    }
+    pair.reset();
+    pair.run(3_000);
+    assert_eq!(pair.session.update_progress(), Some(UpdateProgress::Done));
+    assert_eq!(pair.starts, [Slot::A, Slot::B]);
+}
+
+#[test]
+fn a_wish_to_restart_that_was_lost_with_its_session_is_repeated() {
+    let mut pair = pair();
+    assert!(pair.session.update(image(Slot::B, (1, 0, 1), 3_000, &key())));
+    while !is_ready(&mut pair) {
+        pair.run(1);
+    }
+    for _ in 0..20 {
+        pair.turn(&mut |bytes| bytes, &mut |_| Vec::new());
+    }
+    assert_eq!(pair.session.update_progress(), Some(UpdateProgress::Restarting));
+    pair.session.reopen(pair.now_us);
+    pair.run(3_000);
+    assert_eq!(pair.session.update_progress(), Some(UpdateProgress::Done));
+    assert_eq!(pair.starts, [Slot::A, Slot::B]);
+}
+
+#[test]
+fn who_only_looks_confirms_nothing_and_opens_no_bus() {
+    let mut pair = pair();
+    assert!(pair.session.update(image(Slot::B, (1, 0, 1), 3_000, &key())));
+    while pair.starts.len() < 2 {
+        pair.run(1);
+    }
+    let opened = pair.opened.len();
+    pair.session = DongleSession::new(LISTEN, BusIndex(0), 77, pair.now_us).only_looking();
+    pair.run(5_000);
+    assert!(pair.session.is_up() && pair.session.firmware().unwrap().is_on_trial());
+    assert_eq!(pair.opened.len(), opened);
+    pair.run(28_000);
+    assert_eq!(pair.starts, [Slot::A, Slot::B, Slot::A]);
 }
 
 #[test]
