@@ -366,7 +366,9 @@ fn no_dongle(error: &DongleError) -> ExitCode {
     // Nobody is left to tell when stderr is closed.
     writeln!(io::stderr(), "{}", with_causes(error)).unwrap_or(());
     ExitCode::from(match error {
-        DongleError::Line { .. } | DongleError::Silent { .. } => EXIT_UNAVAILABLE,
+        DongleError::Line { .. } | DongleError::Silent { .. } | DongleError::Version { .. } => {
+            EXIT_UNAVAILABLE
+        }
         DongleError::File { .. } | DongleError::NoImage(_) => EXIT_DATA,
         DongleError::Failed(_) | DongleError::Lost(_) | DongleError::Stuck => EXIT_NOT_UPDATED,
     })

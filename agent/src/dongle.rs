@@ -53,6 +53,12 @@ pub enum DongleError {
         /// Its rate.
         baud: u32,
     },
+    /// What answers is not understood.
+    #[error("the dongle on {line} speaks another version of the link: is this agent the newest?")]
+    Version {
+        /// Its path.
+        line: String,
+    },
     /// The file is no firmware.
     #[error("{file}: {error}")]
     File {
@@ -193,6 +199,9 @@ impl Connection {
         };
         if self.run(until, is_known).await? {
             return Ok(());
+        }
+        if self.session.speaks_another_version() {
+            return Err(DongleError::Version { line: self.line.path.display().to_string() });
         }
         Err(DongleError::Silent { line: self.line.path.display().to_string(), baud: self.line.baud })
     }

@@ -269,6 +269,12 @@ impl DongleSession {
         self.heard_us.filter(|_| !sleeps).map(|heard_us| heard_us.min(self.unanswered_us.unwrap_or(heard_us)))
     }
 
+    /// Is there a dongle that speaks only versions of the link that this agent does not know? Greetings are of version 1 for ever, so it
+    /// is none of ours, or broken.
+    pub fn speaks_another_version(&self) -> bool {
+        self.heard_us.is_none() && self.decoder.other_version() > 0
+    }
+
     /// Why the dongle does not open the bus as it was told.
     pub fn fault(&self) -> Option<Outcome> {
         self.fault

@@ -210,6 +210,9 @@ impl Session {
         match self {
             Self::Slcan(session) => session.fault().map(|fault| fault.to_string()),
             Self::Elm(session) if session.is_hung() => Some("adapter does not answer any more".to_owned()),
+            Self::Dongle(session) if session.speaks_another_version() => {
+                Some("dongle speaks another version of the link: is this agent the newest?".to_owned())
+            }
             Self::Dongle(session) => session
                 .fault()
                 .map(|why| format!("dongle cannot open the bus as it was told: {}", why.name())),

@@ -133,6 +133,21 @@ impl Pair {
 }
 
 #[test]
+fn a_dongle_of_another_version_is_told_from_silence() {
+    let mut pair = Pair::new(LISTEN);
+    // A packet of version 2, and the checksum of what it holds.
+    let body = [2, 0, 0, 0, 0, 0, 0, 4, 0, 0];
+    let packet = [&body[..], &link::checksum(&body).to_le_bytes()].concat();
+    let mut stuffed = vec![0; packet.len() + 2];
+    let len = convoy_protocol::stuffing::encode(&packet, &mut stuffed).unwrap();
+    assert!(!pair.session.speaks_another_version());
+    pair.session.handle_bytes(0, 0, &stuffed[..=len], |_| {});
+    assert!(pair.session.speaks_another_version());
+    pair.run(20);
+    assert!(pair.session.is_up() && !pair.session.speaks_another_version());
+}
+
+#[test]
 fn a_dongle_is_greeted_configured_and_heard_with_the_time_of_the_wall_clock() {
     let mut pair = Pair::new(LISTEN);
     pair.session.set_filters(Some(vec![IdFilter::exact(ID)]));
