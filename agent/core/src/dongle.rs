@@ -30,6 +30,8 @@ pub const PING_EVERY_US: i64 = 1_000_000;
 pub const HUNG_AFTER_US: i64 = 4_000_000;
 /// As [`HUNG_AFTER_US`], in the midst of an update: the largest blocks of flash take seconds.
 pub const HUNG_UPDATING_AFTER_US: i64 = 15_000_000;
+/// A dongle whose clock is off by more than this, and 1 per cent, when its line is opened again is another one, microseconds.
+const ANOTHER_OFF_US: u64 = 10_000_000;
 /// A frame that was not sent by then is given up, microseconds.
 pub const SEND_WITHIN_US: i64 = 400_000;
 /// Frames that wait to be sent at most.
@@ -431,8 +433,13 @@ impl DongleSession {
         let (Some(since_us), Some(uptime_us)) = (self.deaf_since_us, uptime_us) else { return };
         self.deaf_since_us = None;
         let is_known_to_start = head.session == 0 && self.seen.is_some_and(|seen| seen != 0);
-        let may_have_started = i64::try_from(uptime_us).is_ok_and(|uptime| uptime <= now_us - since_us);
-        if may_have_started && !is_known_to_start {
+        let deaf_us = u64::try_from(now_us.saturating_sub(since_us)).unwrap_or(0);
+        let may_have_started = uptime_us <= deaf_us;
+        // It started before, and its clock would have gone on.
+        let expected_us = self.uptime_us.saturating_add(deaf_us);
+        let is_off = uptime_us.abs_diff(expected_us) > ANOTHER_OFF_US.saturating_add(deaf_us / 100);
+        let is_another = is_off && !may_have_started;
+        if is_another || (may_have_started && !is_known_to_start) {
             // There is nothing to compare its numbers with.
             self.counters.resets += 1;
             self.start_anew();

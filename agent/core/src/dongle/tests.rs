@@ -133,6 +133,28 @@ impl Pair {
 }
 
 #[test]
+fn another_dongle_on_the_line_is_told_from_one_that_lost_a_million_frames() {
+    let mut pair = Pair::new(LISTEN);
+    pair.run(3_000);
+    (0..10).for_each(|number| pair.hear(number));
+    pair.run(1_500);
+    assert_eq!(pair.session.counters().frames, 10);
+    // It is pulled out, and one takes its place that was in use for an hour elsewhere.
+    pair.session.reopen(pair.now_us);
+    pair.started_us = pair.now_us - 3_600_000_000;
+    pair.dongle = Dongle::new(board(), 0);
+    for number in 0..500 {
+        pair.hear(number);
+        pair.dongle.handle_timeout(pair.uptime_us());
+        pair.dongle.handle_transmitted(pair.dongle.poll_transmit().len());
+    }
+    pair.run(1_500);
+    let counters = pair.session.counters();
+    assert!(pair.session.is_up());
+    assert_eq!((counters.lost_on_line, counters.lost_in_dongle, counters.resets), (0, 0, 1));
+}
+
+#[test]
 fn a_dongle_of_another_version_is_told_from_silence() {
     let mut pair = Pair::new(LISTEN);
     // A packet of version 2, and the checksum of what it holds.
