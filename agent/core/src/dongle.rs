@@ -159,6 +159,8 @@ pub struct DongleSession {
     out: Vec<u8>,
     description: Option<DongleDescription>,
     health: Option<Health>,
+    /// Packets of another version before the line was opened again.
+    other_version_before: u32,
     unknown: u64,
     /// Why the bus cannot be opened as it was told.
     fault: Option<Outcome>,
@@ -200,6 +202,7 @@ impl DongleSession {
             out: Vec::new(),
             description: None,
             health: None,
+            other_version_before: 0,
             unknown: 0,
             fault: None,
             firmware: None,
@@ -225,6 +228,7 @@ impl DongleSession {
         self.session = self.session.checked_add(1).unwrap_or(1);
         self.is_greeted = false;
         self.deaf_since_us = self.heard_us.or(self.deaf_since_us);
+        self.other_version_before = self.decoder.other_version();
         (self.greeted_us, self.heard_us, self.unanswered_us) = (None, None, None);
         (self.health, self.fault) = (None, None);
         self.ping_due_us = now_us;
@@ -274,7 +278,7 @@ impl DongleSession {
     /// Is there a dongle that speaks only versions of the link that this agent does not know? Greetings are of version 1 for ever, so it
     /// is none of ours, or broken.
     pub fn speaks_another_version(&self) -> bool {
-        self.heard_us.is_none() && self.decoder.other_version() > 0
+        self.heard_us.is_none() && self.decoder.other_version() != self.other_version_before
     }
 
     /// Why the dongle does not open the bus as it was told.

@@ -165,6 +165,9 @@ fn a_dongle_of_another_version_is_told_from_silence() {
     assert!(!pair.session.speaks_another_version());
     pair.session.handle_bytes(0, 0, &stuffed[..=len], |_| {});
     assert!(pair.session.speaks_another_version());
+    // One that is understood takes its place.
+    pair.session.reopen(pair.now_us);
+    assert!(!pair.session.speaks_another_version());
     pair.run(20);
     assert!(pair.session.is_up() && !pair.session.speaks_another_version());
 }
