@@ -545,8 +545,8 @@ mod tests {
     #[test]
     fn no_name_selects_every_suite_in_order() {
         let all = [
-            "check", "unit", "tidy", "template", "build", "e2e", "crash", "demo", "vm", "firmware", "fuzz",
-            "aws",
+            "check", "unit", "tidy", "sim", "template", "build", "e2e", "crash", "demo", "vm", "firmware",
+            "fuzz", "aws",
         ];
         assert_eq!(selected_names(&[]), all);
         assert_eq!(names(), all);
