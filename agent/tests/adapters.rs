@@ -151,6 +151,38 @@ fn a_dongle_asks_the_car_and_comes_back_after_a_reset_and_a_broken_line() {
 }
 
 #[test]
+fn a_dongle_is_looked_at_when_no_agent_has_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let pty = Pty::start(dir.path(), CarWithDongle::new());
+    let look = || {
+        let mut command = Command::new(agent::program());
+        command.args(["dongle", "status"]).arg(&pty.device).stdin(Stdio::null()).output().unwrap()
+    };
+    let sources = format!(
+        "[[source]]\nurl = \"dongle:{}\"\nbus = \"car\"\n[[poll]]\nbus = \"car\"\nobd_period_ms = 100\n",
+        pty.device.display()
+    );
+    let agent = Agent::start_unwatched(tempfile::tempdir().unwrap(), "mqtt://127.0.0.1:9", &sources);
+    agent.wait_for("the dongle", |status| status["sources"][0]["state"] == "up");
+    let taken = look();
+    let why = String::from_utf8_lossy(&taken.stderr);
+    assert!(
+        taken.status.code() == Some(69) && why.contains("an agent that uses it has to be stopped"),
+        "{why}"
+    );
+    drop(agent);
+    let seen = look();
+    let table = String::from_utf8_lossy(&seen.stdout);
+    assert!(seen.status.success(), "{}", String::from_utf8_lossy(&seen.stderr));
+    for said in ["board       simulated", "slots       none: it takes no updates", "bus 0       error active"]
+    {
+        assert!(table.contains(said), "{table}");
+    }
+    // Only the agent has opened the bus.
+    assert_eq!(pty.adapter.lock().unwrap().opened.len(), 1);
+}
+
+#[test]
 fn whatever_an_adapter_does_the_next_value_comes_within_ten_seconds() {
     let faults = [
         Fault::Says("STOPPED"),

@@ -26,9 +26,13 @@ impl Drop for Running {
 }
 
 /// The agent's program: the one built with this test, or the one that a suite brought along.
-fn convoy_agent(args: &[&str], config: &Path) -> Command {
+pub(crate) fn program() -> String {
     let built = env!("CARGO_BIN_EXE_convoy-agent");
-    let mut command = Command::new(std::env::var("CONVOY_AGENT_BIN").unwrap_or_else(|_| built.to_owned()));
+    std::env::var("CONVOY_AGENT_BIN").unwrap_or_else(|_| built.to_owned())
+}
+
+fn convoy_agent(args: &[&str], config: &Path) -> Command {
+    let mut command = Command::new(program());
     command.args(args).arg("--config").arg(config).stdin(Stdio::null());
     command
 }
