@@ -99,9 +99,9 @@ impl Marks {
     /// Number of the image; `None` where it is not whole.
     fn order(&self) -> Option<u32> {
         let [whole, ..] = &self.0;
-        let (order, rest) = whole.split_first_chunk::<4>()?;
+        let (order, _) = whole.split_first_chunk::<4>()?;
         let order = u32::from_le_bytes(*order);
-        (whole_mark(order) == *whole && !rest.is_empty()).then_some(order)
+        (whole_mark(order) == *whole).then_some(order)
     }
 
     /// A mark that may have been written halfway when power failed.
