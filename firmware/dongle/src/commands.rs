@@ -202,11 +202,9 @@ impl Commands {
         Some((number, action))
     }
 
-    /// Does something that no command asked for; false while there is something else to do.
-    pub(crate) fn begin(&mut self, action: Action) -> bool {
-        let is_idle = self.running.is_none();
+    /// Begins something that no command asked for, unless there is something else to do.
+    pub(crate) fn begin(&mut self, action: Action) {
         self.running = self.running.or(Some((None, action)));
-        is_idle
     }
 
     /// Numbers mean something else from now on. What the driver does it goes on with.

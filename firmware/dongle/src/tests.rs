@@ -460,6 +460,8 @@ fn an_image_that_nobody_confirms_in_time_is_given_up_and_a_confirmed_one_stays()
         }
     }
     assert_eq!(dongle.poll_action(), Some(Action::Update(UpdateAction::GiveUp)));
+    // The buses fell silent at the same time, and everything was said.
+    assert!(dongle.poll_transmit().is_empty() && !dongle.may_sleep());
     dongle.handle_outcome(TRIAL_US, Outcome::FlashFailed);
     assert_eq!(dongle.restart_us(), Some(TRIAL_US + RESTART_WITHIN_US));
     let (mut dongle, _) = greeted::<QUEUE_BYTES_DEFAULT>();

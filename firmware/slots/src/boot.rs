@@ -8,6 +8,30 @@ use sha2::{Digest as _, Sha512};
 
 use crate::{Mark, SET, Slots, TRIES_MAX};
 
+/// The Ed25519 key that `hex` names, 64 hexadecimal digits: for a constant of a boot loader, whose build fails where it is no key.
+///
+/// # Panics
+/// Where it is none.
+pub const fn public_key(hex: &str) -> [u8; 32] {
+    let digits = hex.as_bytes();
+    assert!(digits.len() == 64, "a key has 64 hexadecimal digits");
+    let (mut key, mut at) = ([0; 32], 0);
+    while at < key.len() {
+        key[at] = digit(digits[2 * at]) << 4 | digit(digits[2 * at + 1]);
+        at += 1;
+    }
+    key
+}
+
+const fn digit(digit: u8) -> u8 {
+    match digit {
+        b'0'..=b'9' => digit - b'0',
+        b'a'..=b'f' => digit - b'a' + 10,
+        b'A'..=b'F' => digit - b'A' + 10,
+        _ => panic!("a key has hexadecimal digits"),
+    }
+}
+
 /// What the boot loader starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Start {

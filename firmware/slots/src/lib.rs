@@ -24,7 +24,7 @@ mod boot;
 mod memory;
 mod update;
 
-pub use boot::{Refusal, Start};
+pub use boot::{Refusal, Start, public_key};
 pub use memory::MemoryFlash;
 pub use update::Update;
 

@@ -174,6 +174,17 @@ fn only_one_whole_slot_is_erased() {
 }
 
 #[test]
+fn a_key_is_read_and_what_is_none_is_refused() {
+    let hex = |key: &[u8]| key.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let expected = public().to_bytes();
+    assert_eq!(public_key(&hex(&expected)), expected);
+    assert_eq!(public_key(&hex(&expected).to_uppercase()), expected);
+    for none in ["", &"0".repeat(63), &"0".repeat(65), &"+1".repeat(32), &"g0".repeat(32)] {
+        assert!(std::panic::catch_unwind(|| public_key(none)).is_err(), "{none}");
+    }
+}
+
+#[test]
 fn an_update_is_tried_confirmed_and_replaced_by_the_next_one() {
     let mut flash = factory();
     let mut from = Slot::A;
@@ -234,6 +245,8 @@ fn what_is_not_signed_for_this_board_and_slot_is_never_started() {
         flash.bytes[1_024 + 2_048 + at] ^= 1;
         assert_eq!(boot(&mut flash), Some(Slot::A), "{at}");
         assert_eq!(state(&mut flash, Slot::B), SlotState::Refused);
+        // Counted before it was looked at: what it meets there may hang.
+        assert_eq!(Slots::new(&mut flash, LAYOUT).marks(Slot::B).unwrap().tries(), 1);
     }
     let slots = |flash: &mut FakeFlash| {
         Slots::new(flash, LAYOUT).look_over(Slot::B, BOARD, &public()).map(|header| header.version)

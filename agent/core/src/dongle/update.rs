@@ -255,7 +255,7 @@ impl Update {
         if running == self.slot {
             self.phase = match theirs.state {
                 SlotState::Confirmed if is_ours => Phase::Done,
-                // Its end was answered, and the answer lost.
+                // It was started, whether or not the answers before arrived.
                 _ if is_ours => Phase::Restarting,
                 _ => Phase::Failed(UpdateFailure::Refused(Outcome::WrongImage)),
             };
@@ -342,7 +342,7 @@ impl DongleSession {
         }
     }
 
-    /// The dongle was greeted: asks for its slots, and goes on with an update from the start.
+    /// The dongle was greeted: asks for its slots, which tell how far an update is.
     pub(super) fn begin_firmware(&mut self) {
         self.firmware = None;
         self.firmware_asked = 0;

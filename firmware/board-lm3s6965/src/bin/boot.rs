@@ -13,7 +13,7 @@ use ed25519_dalek::VerifyingKey;
 use lm3s6965 as _;
 
 /// Whose images are started.
-const KEY: [u8; 32] = include!(concat!(env!("OUT_DIR"), "/key.rs"));
+const KEY: [u8; 32] = convoy_slots::public_key(env!("CONVOY_FIRMWARE_KEY"));
 
 #[entry]
 fn main() -> ! {

@@ -6,7 +6,7 @@ use convoy_board_stm32f4::{MCP2515_NAME, boot};
 use cortex_m_rt::entry;
 
 /// Whose images are started.
-const KEY: [u8; 32] = include!(concat!(env!("OUT_DIR"), "/key.rs"));
+const KEY: [u8; 32] = convoy_slots::public_key(env!("CONVOY_FIRMWARE_KEY"));
 
 #[entry]
 fn main() -> ! {
